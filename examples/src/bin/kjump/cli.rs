@@ -1,0 +1,145 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use kjump::window;
+
+/// Put a machine's whole memory aside and bring it back.
+///
+/// `kjump hibernate` jumps to a second kernel that writes this machine's memory to a block device and
+/// powers off. After the next boot, `kjump resume` brings it back, and `kjump hibernate` returns. Ask
+/// `kjump doctor` first.
+#[derive(Debug, Parser)]
+#[command(name = "kjump", version, after_help = EXIT_STATUS)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Can this machine do it? Names each obstacle and what to do about it
+    Doctor {
+        /// Print JSON: {"ready": bool, "findings": [{"check", "status", "detail", "remedy"}]}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Load the kernel that saves this machine, without jumping to it
+    ///
+    /// Without --image the loaded kernel saves nothing and jumps right back: a rehearsal.
+    Load(Load),
+    /// Save this machine to a block device and power off; returns when it is resumed
+    Hibernate {
+        #[command(flatten)]
+        load: LoadOptions,
+        /// Block device for the image; what it holds is lost
+        #[arg(long, value_name = "DEVICE")]
+        image: PathBuf,
+        /// Check and plan everything, print the plan, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Jump to the kernel that is loaded; returns when it, or the one that restores, jumps back
+    Jump,
+    /// In the saving kernel: jump back into the machine, without power-off
+    Back,
+    /// In the saving kernel: write the machine's memory to an image
+    Save {
+        /// Block device that the machine prepared, a new file, or - for standard output
+        #[arg(long, value_name = "TARGET")]
+        image: PathBuf,
+    },
+    /// After a boot: check an image, and leave for the kernel that restores it
+    ///
+    /// Nothing that the saved machine had mounted may be mounted when this runs: do it early in the
+    /// boot. Does not return on success.
+    Resume(Resume),
+    /// In the restoring kernel: write an image's memory back, and jump into it
+    Restore(Restore),
+    /// Say what an image or a core holds
+    Inspect {
+        /// An image, or an ELF core such as /proc/vmcore
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write an initramfs that holds this very binary as /init, for the saving and restoring kernel
+    Initramfs {
+        /// Where to; compressed if it ends with .gz
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    #[command(flatten)]
+    pub(crate) options: LoadOptions,
+    /// Block device for the image; what it holds is lost
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) image: Option<PathBuf>,
+}
+
+/// The kernel that plays the other parts.
+#[derive(Debug, Args)]
+pub(crate) struct KernelOptions {
+    /// Kernel to load: a bzImage or an ELF vmlinux [default: the running one's, in /boot]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Its initramfs [default: one that holds this very binary]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// More for its kernel command line; the consoles of the running kernel are there already
+    #[arg(long, value_name = "PARAMETERS", default_value = "", hide_default_value = true)]
+    pub(crate) append: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadOptions {
+    #[command(flatten)]
+    pub(crate) kernel: KernelOptions,
+    /// Memory that the kernel lives in: SIZE or SIZE@ADDRESS, such as 96M or 128M@0x10000000
+    #[arg(long, value_name = "WINDOW", default_value_t)]
+    pub(crate) window: window::Request,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    pub(crate) kernel: KernelOptions,
+    /// Block device or file that holds the image
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) image: PathBuf,
+    /// Check and plan everything, print the plan, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// Block device or file that holds the image
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) image: PathBuf,
+    /// What to restore to: /dev/mem, /dev/oldmem, or a plain file, where nothing is jumped to after
+    #[arg(long, value_name = "MEMORY", default_value = "/dev/mem")]
+    pub(crate) target: PathBuf,
+    /// Check everything and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

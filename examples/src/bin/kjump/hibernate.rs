@@ -1,0 +1,92 @@
+//! In kernel A: load, jump, hibernate.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use kjump::sys::LoadFlags;
+use kjump::{Error, Hibernation, ImageTarget, Kernel, Outcome, Prepared, machine};
+
+use crate::cli::{Load, LoadOptions};
+use crate::report::{say, size};
+use crate::role::{self, Role};
+
+/// Plans with the files that the options name, and hands the plan on.
+fn with_plan<T>(
+    options: &LoadOptions,
+    image: Option<&Path>,
+    then: impl FnOnce(&Prepared<'_>) -> Result<T>,
+) -> Result<T> {
+    let machine = machine::read()?;
+    let role = if image.is_some() { Role::Save } else { Role::Back };
+    let files = role::files(&options.kernel, &machine.release, role, image)?;
+    let hibernation = Hibernation {
+        machine: &machine,
+        kernel: &Kernel::parse(&files.kernel).map_err(Error::from)?,
+        initramfs: &files.initramfs,
+        append: &files.append,
+        window: options.window,
+    };
+    then(&hibernation.prepare()?)
+}
+
+/// Claims the device for the image, if it is large enough.
+fn claim(image: &Path, prepared: &Prepared<'_>) -> Result<ImageTarget> {
+    let target = ImageTarget::claim(image)?;
+    target.check_size(prepared.image_size())?;
+    Ok(target)
+}
+
+/// Loads the plan and makes the device the place for the image. If that fails, nothing stays loaded.
+fn load_and_prepare(prepared: &Prepared<'_>, target: Option<ImageTarget>) -> Result<()> {
+    prepared.load()?;
+    let Some(target) = target else { return Ok(()) };
+    target.prepare(&prepared.identity).or_else(|error| {
+        kjump::sys::unload(LoadFlags::empty())?;
+        Err(error.into())
+    })
+}
+
+/// `kjump load`
+pub(crate) fn load(load: &Load) -> Result<()> {
+    let image = load.image.as_deref();
+    with_plan(&load.options, image, |prepared| {
+        let target = image.map(|image| claim(image, prepared)).transpose()?;
+        load_and_prepare(prepared, target)?;
+        say!("loaded into the window {}", prepared.identity.window);
+        Ok(())
+    })
+}
+
+/// `kjump jump`
+pub(crate) fn jump() -> Result<()> {
+    say!("jumping to the saving kernel");
+    kjump::jump()?;
+    say!("resumed");
+    Ok(())
+}
+
+/// `kjump hibernate`
+pub(crate) fn hibernate(options: &LoadOptions, image: &Path, dry_run: bool) -> Result<()> {
+    let identity = with_plan(options, Some(image), |prepared| {
+        let target = claim(image, prepared)?;
+        if dry_run {
+            println!("{}", prepared.plan);
+            say!(
+                "the image takes {} at most on {}; nothing was done",
+                size(prepared.image_size()),
+                image.display()
+            );
+            return Ok(None);
+        }
+        load_and_prepare(prepared, Some(target))?;
+        Ok(Some(prepared.identity.clone()))
+    })?;
+    let Some(identity) = identity else { return Ok(()) };
+    say!("jumping to the saving kernel");
+    kjump::jump()?;
+    match ImageTarget::outcome(image, &identity)? {
+        Outcome::Resumed => say!("resumed"),
+        Outcome::NotSaved(reason) => bail!(Error::NotSaved { reason }),
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! As process 1 of a kernel that saves or restores: the role on its command line, and nothing else.
+
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use kjump::sys::{RebootCommand, reboot};
+use kjump::{CommandLine, Sleeper, machine};
+use nix::mount::{MsFlags, mount};
+
+use crate::report::{self, say};
+use crate::role::Role;
+use crate::{restore, save};
+
+/// How long a device may take to appear: disks are found while init already runs.
+const DEVICE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Plays the role, and ends with the machine elsewhere or off.
+pub(crate) fn run() -> ! {
+    if let Err(error) = mount_all().and_then(|()| play()) {
+        report::error(&error);
+    }
+    // Nothing is left to do here: what could not be saved or restored is on the console above.
+    nix::unistd::sync();
+    if let Err(error) = reboot(RebootCommand::PowerOff) {
+        report::error(&error.into());
+    }
+    loop {
+        thread::park();
+    }
+}
+
+/// Mounts what the kernel shows of itself.
+fn mount_all() -> Result<()> {
+    for (what, kind) in [("/proc", "proc"), ("/sys", "sysfs"), ("/dev", "devtmpfs")] {
+        mount(None::<&str>, what, Some(kind), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount {what}"))?;
+    }
+    Ok(())
+}
+
+fn play() -> Result<()> {
+    say!("{} CPUs", thread::available_parallelism().map_or(1, usize::from));
+    let line = machine::command_line()?;
+    let role = Role::from_command_line(&line)
+        .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
+    match role {
+        Role::Save => match Sleeper::find() {
+            Ok(sleeper) => save_or_go_back(&sleeper, &line),
+            Err(error) => Err(error.into()),
+        },
+        Role::Restore => restore::restore(&image(&line)?, Path::new("/dev/mem"), false),
+        Role::Back => match save::back()? {},
+    }
+}
+
+/// Saves the machine. If that fails, or panics, the machine goes on, and finds the reason where its
+/// image was to be.
+fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
+    let save = || save::save(sleeper, &image(line)?);
+    // Nothing that a panic could have left half done is used after.
+    let saved = catch_unwind(AssertUnwindSafe(save))
+        .unwrap_or_else(|_| Err(anyhow!("the saving program panicked")));
+    let Err(error) = saved else { return Ok(()) };
+    report::error(&error);
+    if let Some(image) = CommandLine::value(line, Role::IMAGE_KEY)
+        && let Err(error) = sleeper.record_failure(Path::new(image), &format!("{error:#}"))
+    {
+        report::error(&error.into());
+    }
+    let never: Infallible = sleeper.jump_back()?;
+    match never {}
+}
+
+/// The device of the image, when it has appeared.
+fn image(line: &str) -> Result<PathBuf> {
+    let path = CommandLine::value(line, Role::IMAGE_KEY)
+        .map(PathBuf::from)
+        .ok_or_else(|| anyhow!("no image: {}= is missing", Role::IMAGE_KEY))?;
+    let limit = Instant::now() + DEVICE_LIMIT;
+    while !path.exists() {
+        if Instant::now() > limit {
+            bail!("{} did not appear", path.display());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(path)
+}

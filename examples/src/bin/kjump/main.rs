@@ -1,0 +1,51 @@
+//! `kjump`: hibernation by kexec, as one command.
+//!
+//! The same binary is the init of the kernels that save and restore: run as process 1 it takes its role
+//! from the kernel command line.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod doctor;
+mod hibernate;
+mod init;
+mod inspect;
+mod report;
+mod restore;
+mod resume;
+mod role;
+mod save;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Verb};
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        init::run();
+    }
+    match run(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            report::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Doctor { json } => return doctor::run(json),
+        Verb::Load(load) => hibernate::load(&load)?,
+        Verb::Hibernate { load, image, dry_run } => hibernate::hibernate(&load, &image, dry_run)?,
+        Verb::Jump => hibernate::jump()?,
+        Verb::Back => match save::back()? {},
+        Verb::Save { image } => save::run(&image)?,
+        Verb::Resume(resume) => resume::run(&resume)?,
+        Verb::Restore(restore) => restore::run(&restore)?,
+        Verb::Inspect { file, json } => inspect::run(&file, json)?,
+        Verb::Initramfs { out } => role::write_initramfs(&out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

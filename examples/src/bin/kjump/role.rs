@@ -1,0 +1,159 @@
+//! The kernels that play the other parts: which kernel, which initramfs, which role.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use goblin::elf::Elf;
+use goblin::elf::program_header::PT_INTERP;
+use kjump::initramfs::{Archive, DeviceKind, gzip};
+use kjump::{CommandLine, machine};
+
+use crate::cli::KernelOptions;
+
+/// What the init of a loaded kernel is there for; told on its command line as `kjump.role=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Save the machine, and power off.
+    Save,
+    /// Restore the machine, and jump into it.
+    Restore,
+    /// Jump right back.
+    Back,
+}
+
+impl Role {
+    pub(crate) const KEY: &str = "kjump.role";
+    pub(crate) const IMAGE_KEY: &str = "kjump.image";
+
+    pub(crate) const ALL: [Self; 3] = [Self::Save, Self::Restore, Self::Back];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Save => "save",
+            Self::Restore => "restore",
+            Self::Back => "back",
+        }
+    }
+
+    /// The role that the command line of the running kernel gives.
+    pub(crate) fn from_command_line(line: &str) -> Option<Self> {
+        let name = CommandLine::value(line, Self::KEY)?;
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+/// A kernel file and an initramfs, read, and the command line that goes with them.
+pub(crate) struct Files {
+    pub(crate) kernel: Vec<u8>,
+    pub(crate) initramfs: Vec<u8>,
+    pub(crate) append: String,
+}
+
+/// Reads the files that `options` name, for a kernel in `role`.
+pub(crate) fn files(
+    options: &KernelOptions,
+    release: &str,
+    role: Role,
+    image: Option<&Path>,
+) -> Result<Files> {
+    let path = match &options.kernel {
+        Some(path) => path.clone(),
+        None => machine::installed_kernel(release).ok_or_else(|| {
+            anyhow!("no kernel /boot/vmlinuz-{release}; say which one to load with --kernel")
+        })?,
+    };
+    let kernel = fs::read(&path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
+    let initramfs = match &options.initrd {
+        Some(path) => {
+            fs::read(path).with_context(|| format!("cannot read the initramfs {}", path.display()))?
+        }
+        None => own_initramfs()?,
+    };
+    Ok(Files {
+        kernel,
+        initramfs,
+        append: append(role, image, &machine::command_line()?, &options.append)?,
+    })
+}
+
+/// What the command line of a kernel in `role` has besides what makes it work. A panic must not leave
+/// the machine standing there.
+fn append(role: Role, image: Option<&Path>, running: &str, more: &str) -> Result<String> {
+    let mut line = CommandLine::new();
+    for parameter in CommandLine::parameters(running) {
+        let name = parameter.split('=').next().unwrap_or_default();
+        if matches!(name, "console" | "earlycon" | "earlyprintk") {
+            line.append(parameter);
+        }
+    }
+    line.append("panic=10").append(&format!("{}={}", Role::KEY, role.name()));
+    if let Some(image) = image {
+        let image = image
+            .to_str()
+            .filter(|image| !image.contains(['"', ' ', '\n']))
+            .ok_or_else(|| anyhow!("the path {} cannot stand on a kernel command line", image.display()))?;
+        line.append(&format!("{}={image}", Role::IMAGE_KEY));
+    }
+    line.append(more);
+    Ok(line.as_str().to_owned())
+}
+
+/// An initramfs that holds the running binary as `/init`.
+fn own_initramfs() -> Result<Vec<u8>> {
+    let own = Path::new("/proc/self/exe");
+    let binary = fs::read(own).context("cannot read this program's own binary")?;
+    check_static(&binary)?;
+    let mut archive = Archive::new();
+    archive.device("dev/console", 0o600, DeviceKind::Character, 5, 1)?;
+    for directory in ["proc", "sys"] {
+        archive.directory(directory, 0o755)?;
+    }
+    archive.file("init", 0o755, &binary)?;
+    Ok(archive.finish())
+}
+
+/// Refuses a binary that needs libraries, which an initramfs does not have.
+fn check_static(binary: &[u8]) -> Result<()> {
+    let elf = Elf::parse(binary).context("this program's own binary is no ELF file")?;
+    if elf.program_headers.iter().any(|program| program.p_type == PT_INTERP) {
+        bail!(
+            "this binary needs shared libraries and cannot be an init; build it with \
+             RUSTFLAGS='-C target-feature=+crt-static' and --target x86_64-unknown-linux-gnu, or pass --initrd"
+        );
+    }
+    Ok(())
+}
+
+/// Writes the initramfs to a file.
+pub(crate) fn write_initramfs(out: &PathBuf) -> Result<()> {
+    let archive = own_initramfs()?;
+    let archive = if out.extension() == Some(OsStr::new("gz")) { gzip(&archive) } else { archive };
+    fs::write(out, archive).with_context(|| format!("cannot write {}", out.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles_are_handed_on_and_roles_read_back() {
+        let running = "root=/dev/vda console=tty0 quiet console=ttyS0,115200";
+        let image = Path::new("/dev/vdb");
+        for role in Role::ALL {
+            let line = append(role, Some(image), running, "loglevel=7").unwrap();
+            assert!(line.starts_with("console=tty0 console=ttyS0,115200 panic=10 "));
+            assert!(line.ends_with(" kjump.image=/dev/vdb loglevel=7"));
+            assert_eq!(Role::from_command_line(&line), Some(role));
+        }
+        assert!(append(Role::Save, Some(Path::new("/dev/a b")), "", "").is_err());
+    }
+
+    #[test]
+    fn this_test_is_no_init() {
+        // Test binaries are linked dynamically.
+        let error = check_static(&fs::read("/proc/self/exe").unwrap()).unwrap_err();
+        assert!(error.to_string().contains("crt-static"));
+    }
+}

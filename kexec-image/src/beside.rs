@@ -1,0 +1,357 @@
+//! Plans for a kernel that lives in the window beside a sleeping one: to save it, or to restore it.
+//!
+//! The window, from its start:
+//!
+//! | what | where |
+//! | --- | --- |
+//! | the kernel | at the start, with as much room as it asks for |
+//! | free | what the kernel uses when it runs |
+//! | initramfs | below the boot block |
+//! | boot block | trampoline, boot parameters, command line |
+//! | core headers | at the end, in whole pages that are reserved to the kernel; only when saving |
+
+use vmcore::elf::CoreHeaders;
+use vmcore::image::{Identity, ImageId, Paging};
+use vmcore::{MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
+
+use crate::boot_block::{self, BootBlock};
+use crate::e820::{self, ONE_MIB};
+use crate::kernel::Part;
+use crate::plan::{LoadPlan, PlannedSegment, Purpose};
+use crate::{CommandLine, ImageError, Kernel, Machine};
+
+/// Zeros that end a segment of notes: the reader in the kernel looks for a note without a name
+/// (`update_note_header_size_elf64` in `fs/proc/vmcore.c`).
+const NOTES_END: usize = 16;
+
+/// What is to be booted in the window.
+#[derive(Clone, Debug)]
+pub struct Boot<'a> {
+    /// The kernel.
+    pub kernel: &'a Kernel<'a>,
+    /// Its initramfs, compressed or not.
+    pub initramfs: &'a [u8],
+    /// What its command line has besides what makes it work.
+    pub append: &'a str,
+}
+
+/// All whole pages of RAM below 1 MiB: the kernel in the window starts its CPUs there.
+#[must_use]
+pub(crate) fn low_memory(machine: &Machine) -> RangeMap<()> {
+    let mut low = machine.iomem.ram();
+    if let Some(above) = PhysRange::new(ONE_MIB, u64::MAX) {
+        low.remove(above);
+    }
+    low.shrink_to(PAGE_SIZE)
+}
+
+impl Machine {
+    /// What this machine is to say of itself when it is saved by a kernel in `window`.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::NoLowMemory`] if it has no RAM below 1 MiB.
+    pub fn identity(&self, id: ImageId, window: PhysRange) -> Result<Identity, ImageError> {
+        let low = low_memory(self);
+        if low.is_empty() {
+            return Err(ImageError::NoLowMemory);
+        }
+        Ok(Identity {
+            id,
+            release: self.release.clone(),
+            build_id: self.build_id.clone(),
+            paging: self.paging,
+            window,
+            low,
+            memory: self.iomem.memory(),
+        })
+    }
+}
+
+/// The memory of `identity`'s machine that is saved as it lies: whole pages of RAM outside the window
+/// and low memory, whose contents the jump has put elsewhere in it.
+///
+/// ```
+/// # use vmcore::image::{Identity, ImageId, Paging};
+/// # use vmcore::{MemoryKind, PhysRange, RangeMap};
+/// # let range = |start, end| PhysRange::new(start, end).unwrap();
+/// # let (mut low, mut memory) = (RangeMap::new(), RangeMap::new());
+/// # low.insert(range(0x1000, 0x9f000), ())?;
+/// # memory.insert(range(0x1000, 0x9fc00), MemoryKind::Ram)?;
+/// # memory.insert(range(0x10_0000, 0x4000_0000), MemoryKind::Ram)?;
+/// # let identity = Identity {
+/// #     id: ImageId([0; 16]), release: String::new(), build_id: vec![], paging: Paging::FourLevel,
+/// #     window: range(0x400_0000, 0xa00_0000), low, memory,
+/// # };
+/// let saved: Vec<_> = kexec_image::saved_memory(&identity).ranges().collect();
+/// assert_eq!(saved, [range(0x10_0000, 0x400_0000), range(0xa00_0000, 0x4000_0000)]);
+/// # Ok::<(), vmcore::Overlap>(())
+/// ```
+#[must_use]
+pub fn saved_memory(identity: &Identity) -> RangeMap<()> {
+    let mut saved = identity
+        .memory
+        .filter_map(|kind| (*kind == MemoryKind::Ram).then_some(()))
+        .shrink_to(PAGE_SIZE);
+    for range in identity.low.ranges().chain([identity.window]) {
+        saved.remove(range);
+    }
+    saved
+}
+
+impl<'a> LoadPlan<'a> {
+    /// A kernel that saves the running one, as `identity` says, and can jump back into it.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] that says what does not fit or cannot be.
+    pub fn saving(
+        machine: &Machine,
+        identity: &Identity,
+        boot: &Boot<'a>,
+    ) -> Result<Self, ImageError> {
+        let window = identity.window;
+        let core = CoreBlock::new(machine, identity);
+        let core_at = tail(window, core.size(), "the core headers")?;
+        let mut cmdline = CommandLine::new();
+        cmdline
+            .append(&format!("elfcorehdr={:#x}", core_at.start()))
+            .push_jump_back_entry();
+        let mut segments = assemble(machine, identity, boot, core_at.start(), cmdline)?;
+        segments.1.push(PlannedSegment {
+            what: "core headers",
+            memory: core_at,
+            bytes: core.encode(core_at.start()).into(),
+        });
+        finish(machine, identity, Purpose::Save, segments)
+    }
+
+    /// A kernel that restores the sleeping one of `identity`.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] that says what does not fit or cannot be.
+    pub fn restoring(
+        machine: &Machine,
+        identity: &Identity,
+        boot: &Boot<'a>,
+    ) -> Result<Self, ImageError> {
+        let end = identity.window.end();
+        let segments = assemble(machine, identity, boot, end, CommandLine::new())?;
+        finish(machine, identity, Purpose::Restore, segments)
+    }
+}
+
+/// The last `size` bytes of `room`, in whole pages.
+fn tail(room: PhysRange, size: u64, what: &'static str) -> Result<PhysRange, ImageError> {
+    size.checked_next_multiple_of(PAGE_SIZE)
+        .and_then(|size| room.end().get().checked_sub(size))
+        .and_then(|start| PhysRange::new(start, room.end().get()))
+        .filter(|tail| room.covers(*tail))
+        .ok_or(ImageError::WindowTooSmall {
+            window: room.len(),
+            what,
+            needed: size,
+        })
+}
+
+/// The entry, and the segments of kernel, initramfs and boot block, for a kernel that may use the
+/// window up to `usable_end`.
+fn assemble<'a>(
+    machine: &Machine,
+    identity: &Identity,
+    boot: &Boot<'a>,
+    usable_end: PhysAddr,
+    mut cmdline: CommandLine,
+) -> Result<(PhysAddr, Vec<PlannedSegment<'a>>), ImageError> {
+    let kernel = boot.kernel;
+    let window = identity.window;
+    kernel.check_base(window)?;
+    // The kernel must have the page tables that the sleeping one had, and must not move itself out of
+    // the window.
+    cmdline.append("nokaslr");
+    match identity.paging {
+        Paging::FiveLevel if !kernel.five_level => return Err(ImageError::No5Level),
+        Paging::FiveLevel => {}
+        Paging::FourLevel => {
+            cmdline.append("no5lvl");
+        }
+    }
+    cmdline.append(boot.append);
+
+    let too_small = |what, needed| ImageError::WindowTooSmall {
+        window: window.len(),
+        what,
+        needed,
+    };
+    let usable = PhysRange::new(window.start().get(), usable_end.get())
+        .ok_or(too_small("the core headers", window.len()))?;
+    let block_at = tail(usable, boot_block::size(&cmdline), "the boot block")?;
+    let initramfs_size = boot.initramfs.len() as u64;
+    let below_block = PhysRange::new(usable.start().get(), block_at.start().get());
+    let initramfs_at = match below_block {
+        Some(room) if initramfs_size > 0 => Some(tail(room, initramfs_size, "the initramfs")?),
+        _ => None,
+    };
+    let free_end = initramfs_at.unwrap_or(block_at).start();
+    let kernel_room = free_end.offset_from(usable.start()).unwrap_or(0);
+    if kernel.memory() > kernel_room {
+        let others = usable.len() - kernel_room;
+        return Err(too_small(
+            "the kernel with its initramfs",
+            kernel.memory().saturating_add(others),
+        ));
+    }
+
+    let memory = e820::map_beside_sleeper(&identity.memory, usable, &identity.low);
+    let block = BootBlock {
+        kernel,
+        base: window.start(),
+        cmdline: &cmdline,
+        initramfs: initramfs_at
+            .and_then(|at| PhysRange::from_len(at.start(), initramfs_size)),
+        rsdp: machine.rsdp,
+        memory: &memory,
+    };
+    let mut segments = vec![PlannedSegment {
+        what: "boot block",
+        memory: block_at,
+        bytes: block.encode(block_at)?.into(),
+    }];
+    for part in &kernel.parts {
+        segments.push(kernel_part(kernel, part, window)?);
+    }
+    if let Some(memory) = initramfs_at {
+        segments.push(PlannedSegment {
+            what: "initramfs",
+            memory,
+            bytes: boot.initramfs.into(),
+        });
+    }
+    Ok((block_at.start(), segments))
+}
+
+/// The segment of a part of the kernel. Parts need not be whole pages, or begin at one.
+fn kernel_part<'a>(
+    kernel: &Kernel<'a>,
+    part: &Part,
+    window: PhysRange,
+) -> Result<PlannedSegment<'a>, ImageError> {
+    let malformed = ImageError::Malformed {
+        what: "the place of a segment",
+        value: part.offset,
+    };
+    let bytes = &kernel.file[part.bytes.clone()];
+    let memory = window
+        .start()
+        .checked_add(part.offset)
+        .filter(|start| start.is_aligned(PAGE_SIZE))
+        .and_then(|start| {
+            let len = (bytes.len() as u64).max(1).next_multiple_of(PAGE_SIZE);
+            PhysRange::from_len(start, len)
+        })
+        .filter(|memory| window.covers(*memory))
+        .ok_or(malformed)?;
+    Ok(PlannedSegment {
+        what: "kernel",
+        memory,
+        bytes: bytes.into(),
+    })
+}
+
+/// Adds low memory, lets the segments cover all of the window, and makes the plan of them.
+fn finish<'a>(
+    machine: &Machine,
+    identity: &Identity,
+    purpose: Purpose,
+    (entry, mut segments): (PhysAddr, Vec<PlannedSegment<'a>>),
+) -> Result<LoadPlan<'a>, ImageError> {
+    let window = identity.window;
+    segments.sort_by_key(|segment| segment.memory);
+    // Each segment reaches up to the next one, the last one to the end of the window. The first one
+    // begins where the window does.
+    let ends: Vec<PhysAddr> = segments
+        .iter()
+        .skip(1)
+        .map(|segment| segment.memory.start())
+        .chain([window.end()])
+        .collect();
+    for (index, (segment, end)) in segments.iter_mut().zip(ends).enumerate() {
+        let start = if index == 0 { window.start() } else { segment.memory.start() };
+        segment.memory = PhysRange::new(start.get(), end.get())
+            .filter(|memory| memory.covers(segment.memory) && segment.memory.start() == start)
+            .ok_or(ImageError::Malformed {
+                what: "the place of a segment",
+                value: segment.memory.start().get(),
+            })?;
+    }
+    for memory in identity.low.ranges() {
+        segments.push(PlannedSegment {
+            what: "low memory",
+            memory,
+            bytes: b"".into(),
+        });
+    }
+    let plan = LoadPlan::new(purpose, entry, segments)?;
+    let half = machine.iomem.ram().bytes() / 2;
+    if plan.bytes() > half {
+        return Err(ImageError::MoreThanHalf {
+            needed: plan.bytes(),
+            half,
+        });
+    }
+    Ok(plan)
+}
+
+/// What the saving kernel makes `/proc/vmcore` of: headers of a core, and the note that says whose.
+struct CoreBlock {
+    memory: Vec<(PhysRange, u64)>,
+    vmcoreinfo: Option<PhysRange>,
+    note: Vec<u8>,
+}
+
+impl CoreBlock {
+    fn new(machine: &Machine, identity: &Identity) -> Self {
+        let virt = |range: PhysRange| {
+            let base = machine.direct_map?;
+            base.checked_add(range.start().get())
+        };
+        let memory = saved_memory(identity);
+        let mut note = identity.to_note();
+        note.resize(note.len() + NOTES_END, 0);
+        Self {
+            memory: memory.ranges().map(|range| (range, virt(range).unwrap_or(0))).collect(),
+            vmcoreinfo: machine.vmcoreinfo,
+            note,
+        }
+    }
+
+    /// The headers, if the note lies at `note_at`.
+    fn headers(&self, note_at: u64) -> CoreHeaders {
+        let mut headers = CoreHeaders::new();
+        headers.notes(note_at, self.note.len() as u64);
+        if let Some(info) = self.vmcoreinfo {
+            headers.notes(info.start().get(), info.len());
+        }
+        for (range, virt) in &self.memory {
+            headers.load_in_place(*range, *virt);
+        }
+        headers
+    }
+
+    fn size(&self) -> u64 {
+        self.headers(0).size() + self.note.len() as u64
+    }
+
+    /// The block for the place `at`.
+    fn encode(&self, at: PhysAddr) -> Vec<u8> {
+        // The block lies in the window, so that no address in it overflows.
+        let note_at = at.get().saturating_add(self.headers(0).size());
+        let mut bytes = self.headers(note_at).encode();
+        bytes.extend_from_slice(&self.note);
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+use proptest::prelude::*;
+use vmcore::elf::Core;
+use vmcore::{IoMem, ReadAt};
+
+use super::*;
+use crate::bzimage::tests::sample;
+use crate::window;
+
+const IOMEM: &str = "\
+00000000-00000fff : Reserved
+00001000-0009fbff : System RAM
+0009fc00-0009ffff : Reserved
+000f0000-000fffff : Reserved
+00100000-3ffdffff : System RAM
+  02000000-02ffffff : Kernel code
+3ffe0000-3fffffff : ACPI Tables
+100000000-13fffffff : System RAM
+";
+
+fn machine() -> Machine {
+    Machine {
+        release: "6.12.1".into(),
+        build_id: vec![1, 2],
+        iomem: IoMem::parse(IOMEM).unwrap(),
+        paging: Paging::FourLevel,
+        rsdp: None,
+        direct_map: Some(0xffff_8880_0000_0000),
+        vmcoreinfo: PhysRange::new(0x3f00_0000, 0x3f00_1024),
+    }
+}
+
+fn identity(machine: &Machine, window: PhysRange) -> Identity {
+    machine.identity(ImageId([7; 16]), window).unwrap()
+}
+
+/// What the plan's memory holds at `addr`, as far as the plan has bytes for it.
+fn byte_at(plan: &LoadPlan<'_>, addr: PhysAddr) -> Option<u8> {
+    let segment = plan.segments().iter().find(|segment| segment.memory.contains(addr))?;
+    let offset = addr.offset_from(segment.memory.start())?;
+    Some(segment.bytes.get(offset as usize).copied().unwrap_or(0))
+}
+
+fn bytes_at(plan: &LoadPlan<'_>, addr: u64, len: u64) -> Vec<u8> {
+    (addr..addr + len)
+        .map(|addr| byte_at(plan, PhysAddr::new(addr)).unwrap())
+        .collect()
+}
+
+fn word_at(plan: &LoadPlan<'_>, addr: u64) -> u64 {
+    u64::from_le_bytes(bytes_at(plan, addr, 8).try_into().unwrap())
+}
+
+proptest! {
+    #[test]
+    fn plans_cover_the_window_and_low_memory(
+        mib in 1..200u64,
+        initramfs in 0..(20usize << 20),
+        at in prop::option::of(0x10..0x3fu64),
+        saves in any::<bool>(),
+    ) {
+        let file = sample(3_000_000);
+        let kernel = Kernel::parse(&file).unwrap();
+        let machine = machine();
+        let request = window::Request { size: mib << 20, at: at.map(|at| PhysAddr::new(at << 24)) };
+        let Ok(window) = window::choose(&machine.iomem, &kernel, request) else { return Ok(()) };
+        let identity = identity(&machine, window);
+        let initramfs = vec![1; initramfs];
+        let boot = Boot { kernel: &kernel, initramfs: &initramfs, append: "quiet" };
+        let plan = if saves {
+            LoadPlan::saving(&machine, &identity, &boot)
+        } else {
+            LoadPlan::restoring(&machine, &identity, &boot)
+        };
+        let needed = kernel.memory() + initramfs.len() as u64;
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(ImageError::WindowTooSmall { .. }) => {
+                prop_assert!(window.len() < needed + (64 << 10));
+                return Ok(());
+            }
+            Err(error) => panic!("{error}"),
+        };
+        prop_assert!(window.len() > needed);
+
+        // Sorted, aligned, 16 at most, and just the window and low memory.
+        let mut covered = RangeMap::new();
+        for segment in plan.segments() {
+            prop_assert!(segment.memory.is_aligned(PAGE_SIZE));
+            prop_assert!(segment.bytes.len() as u64 <= segment.memory.len());
+            prop_assert!(covered.insert(segment.memory, ()).is_ok());
+        }
+        prop_assert!(plan.segments().is_sorted_by_key(|segment| segment.memory));
+        prop_assert!(plan.to_segments().unwrap().len() <= 16);
+        let mut expected = identity.low.clone();
+        expected.insert(window, ()).unwrap();
+        prop_assert_eq!(covered, expected);
+        prop_assert!(window.contains(plan.entry()));
+        prop_assert_eq!(plan.flags().contains(kexec_sys::LoadFlags::PRESERVE_CONTEXT), saves);
+    }
+}
+
+fn saving_plan(check: impl FnOnce(&LoadPlan<'_>, &Identity)) {
+    let file = sample(3_000_000);
+    let kernel = Kernel::parse(&file).unwrap();
+    let machine = machine();
+    let window = window::choose(&machine.iomem, &kernel, window::Request::default()).unwrap();
+    let identity = identity(&machine, window);
+    let boot = Boot { kernel: &kernel, initramfs: &[5; 10_000], append: "console=ttyS0" };
+    let plan = LoadPlan::saving(&machine, &identity, &boot).unwrap();
+    check(&plan, &identity);
+}
+
+/// The boot parameters lie on the page behind the trampoline.
+fn params(plan: &LoadPlan<'_>) -> u64 {
+    plan.entry().get() + PAGE_SIZE
+}
+
+/// The command line that the boot parameters point to.
+fn cmdline(plan: &LoadPlan<'_>) -> String {
+    let at = word_at(plan, params(plan) + 0x228) & 0xffff_ffff;
+    let bytes = (at..).map(|at| byte_at(plan, PhysAddr::new(at)).unwrap());
+    String::from_utf8(bytes.take_while(|&byte| byte != 0).collect()).unwrap()
+}
+
+#[test]
+fn the_saving_kernel_is_told_all_it_needs() {
+    saving_plan(|plan, identity| {
+        let cmdline = cmdline(plan);
+        let words: Vec<&str> = cmdline.split(' ').collect();
+        assert!(words.contains(&"kexec_jump_back_entry=0x0000000000000000"));
+        assert!(words.contains(&"nokaslr") && words.contains(&"no5lvl"));
+        assert_eq!(words.last(), Some(&"console=ttyS0"));
+
+        // The initramfs is where the parameters say.
+        let ramdisk = word_at(plan, params(plan) + 0x218);
+        assert_eq!(ramdisk >> 32, 10_000);
+        assert_eq!(bytes_at(plan, ramdisk & 0xffff_ffff, 3), [5, 5, 5]);
+
+        // RAM is low memory and the window, up to the core headers.
+        let core = u64::from_str_radix(&CommandLine::value(&cmdline, "elfcorehdr").unwrap()[2..], 16).unwrap();
+        let mut ram = RangeMap::new();
+        for entry in 0..bytes_at(plan, params(plan) + 0x1e8, 1)[0] {
+            let at = params(plan) + 0x2d0 + 20 * u64::from(entry);
+            let (start, len) = (word_at(plan, at), word_at(plan, at + 8));
+            if bytes_at(plan, at + 16, 4) == [1, 0, 0, 0] {
+                ram.insert(PhysRange::new(start, start + len).unwrap(), ()).unwrap();
+            }
+        }
+        let mut expected = identity.low.clone();
+        expected.insert(PhysRange::new(identity.window.start().get(), core).unwrap(), ()).unwrap();
+        assert_eq!(ram, expected);
+    });
+}
+
+/// Physical memory after the plan was loaded, as the source of a core: what the saving kernel reads.
+struct Loaded<'a>(&'a LoadPlan<'a>, u64);
+
+impl ReadAt for Loaded<'_> {
+    fn size(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        // The headers are read from where the core begins, the rest from physical addresses.
+        let offset = if offset < PAGE_SIZE { self.1 + offset } else { offset };
+        for (byte, addr) in buf.iter_mut().zip(offset..) {
+            *byte = byte_at(self.0, PhysAddr::new(addr)).unwrap_or(0);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_core_headers_speak_of_all_other_memory() {
+    saving_plan(|plan, identity| {
+        let cmdline = cmdline(plan);
+        let at = CommandLine::value(&cmdline, "elfcorehdr").unwrap();
+        let at = u64::from_str_radix(&at[2..], 16).unwrap();
+        let core = Core::open(Loaded(plan, at)).unwrap();
+        assert_eq!(Identity::from_core(&core).as_ref(), Some(identity));
+        assert_eq!(core.memory(), saved_memory(identity));
+        for load in core.loads() {
+            assert_eq!(load.offset, load.memory.start().get());
+            assert_eq!(load.virt, 0xffff_8880_0000_0000 + load.memory.start().get());
+        }
+        // With low memory and the window, that is all RAM there is.
+        let mut all = core.memory();
+        for range in identity.low.ranges().chain([identity.window]) {
+            all.insert(range, ()).unwrap();
+        }
+        assert_eq!(all, machine().iomem.ram().shrink_to(PAGE_SIZE));
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let file = sample(3_000_000);
+    let kernel = Kernel::parse(&file).unwrap();
+    let machine = machine();
+    let plan = |size: u64, initramfs: usize, append: &str, paging| {
+        let window = PhysRange::from_len(PhysAddr::new(0x400_0000), size).unwrap();
+        let mut identity = identity(&machine, window);
+        identity.paging = paging;
+        let mut kernel = kernel.clone();
+        kernel.five_level = false;
+        let initramfs = vec![0; initramfs];
+        let boot = Boot { kernel: &kernel, initramfs: &initramfs, append };
+        LoadPlan::saving(&machine, &identity, &boot).map(|_| ())
+    };
+    let four = Paging::FourLevel;
+    assert!(plan(64 << 20, 1000, "", four).is_ok());
+    assert!(matches!(plan(4096, 0, "", four), Err(ImageError::WindowTooSmall { .. })));
+    assert!(matches!(plan(64 << 20, 64 << 20, "", four), Err(ImageError::WindowTooSmall { what: "the initramfs", .. })));
+    assert!(matches!(plan(0x3000_0000, 0, "", four), Ok(())));
+    assert!(matches!(plan(0x4100_0000, 0, "", four), Err(ImageError::MoreThanHalf { .. })));
+    assert!(matches!(plan(64 << 20, 0, &"x".repeat(2048), four), Err(ImageError::CommandLineTooLong { .. })));
+    assert!(matches!(plan(64 << 20, 0, "", Paging::FiveLevel), Err(ImageError::No5Level)));
+}

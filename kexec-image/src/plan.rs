@@ -1,0 +1,205 @@
+//! Plans: what `kexec_load(2)` is told.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use kexec_sys::{LoadFlags, MAX_SEGMENTS, Segment};
+use vmcore::{PAGE_SIZE, PhysAddr, PhysRange};
+
+use crate::{ImageError, trampoline};
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Jump to a kernel that saves this one, and come back.
+    Save,
+    /// Leave for a kernel that restores a sleeping one.
+    Restore,
+    /// Leave for a kernel that jumped away before.
+    Return,
+}
+
+/// A segment of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedSegment<'a> {
+    /// What it holds, in a few words.
+    pub what: &'static str,
+    /// Where it goes; whole pages.
+    pub memory: PhysRange,
+    /// Its bytes; what is behind them in `memory` is zero.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+/// What is to be loaded: segments, and where to enter them. Pure data that can be printed and tested.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadPlan<'a> {
+    purpose: Purpose,
+    entry: PhysAddr,
+    segments: Vec<PlannedSegment<'a>>,
+}
+
+impl<'a> LoadPlan<'a> {
+    /// Checks the segments against what the kernel asks of them (`sanity_check_segment_list` in
+    /// `kernel/kexec_core.c`), so that a plan that exists can be loaded.
+    pub(crate) fn new(
+        purpose: Purpose,
+        entry: PhysAddr,
+        mut segments: Vec<PlannedSegment<'a>>,
+    ) -> Result<Self, ImageError> {
+        segments.sort_by_key(|segment| segment.memory);
+        if segments.len() > MAX_SEGMENTS {
+            return Err(ImageError::TooManySegments {
+                count: segments.len(),
+            });
+        }
+        debug_assert!(segments.is_sorted_by(|low, high| low.memory.end() <= high.memory.start()));
+        debug_assert!(segments.iter().all(|segment| {
+            segment.memory.is_aligned(PAGE_SIZE) && segment.bytes.len() as u64 <= segment.memory.len()
+        }));
+        Ok(Self {
+            purpose,
+            entry,
+            segments,
+        })
+    }
+
+    /// The way back into a kernel that jumped away, from one that lives in `window`.
+    ///
+    /// The kernel that jumps maps its own RAM and the segments that it loads, nothing else
+    /// (`init_pgtable` in `arch/x86/kernel/machine_kexec_64.c`). `jump_back` is in neither, so that
+    /// the page around it is loaded as a segment that holds just what is there already, `page`.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::JumpBack`] if the entry lies in the window, or the page is not a page.
+    pub fn returning(
+        jump_back: PhysAddr,
+        page: &'a [u8],
+        window: PhysRange,
+    ) -> Result<Self, ImageError> {
+        let refused = |why| ImageError::JumpBack {
+            entry: jump_back,
+            why,
+        };
+        if page.len() as u64 != PAGE_SIZE {
+            return Err(refused("what was read there is not a page"));
+        }
+        let memory = PhysRange::from_len(jump_back.align_down(PAGE_SIZE), PAGE_SIZE)
+            .ok_or(refused("it lies at the end of the address space"))?;
+        if memory.overlaps(window) {
+            return Err(refused("it lies in the window"));
+        }
+        let code = PhysRange::from_len(window.start(), PAGE_SIZE)
+            .filter(|page| window.covers(*page) && page.is_aligned(PAGE_SIZE))
+            .ok_or(refused("the window has no page for the code that goes there"))?;
+        Self::new(
+            Purpose::Return,
+            code.start(),
+            vec![
+                PlannedSegment {
+                    what: "trampoline",
+                    memory: code,
+                    bytes: trampoline::resume(jump_back).into(),
+                },
+                PlannedSegment {
+                    what: "jump-back page",
+                    memory,
+                    bytes: page.into(),
+                },
+            ],
+        )
+    }
+
+    /// What the plan is for.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// Where the CPU enters what was loaded.
+    #[must_use]
+    pub fn entry(&self) -> PhysAddr {
+        self.entry
+    }
+
+    /// The segments in order of address.
+    #[must_use]
+    pub fn segments(&self) -> &[PlannedSegment<'a>] {
+        &self.segments
+    }
+
+    /// How much memory all segments take, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.memory.len()).sum()
+    }
+
+    /// The flags that the plan is loaded with: only a kernel that is to come back has its context
+    /// preserved.
+    #[must_use]
+    pub fn flags(&self) -> LoadFlags {
+        match self.purpose {
+            Purpose::Save => LoadFlags::PRESERVE_CONTEXT,
+            Purpose::Restore | Purpose::Return => LoadFlags::empty(),
+        }
+    }
+
+    /// The segments in the form that `kexec_load(2)` takes.
+    ///
+    /// # Errors
+    ///
+    /// None in a plan that is sound; [`kexec_sys::Error`] names the segment else.
+    pub fn to_segments(&self) -> Result<Vec<Segment<'_>>, kexec_sys::Error> {
+        self.segments
+            .iter()
+            .map(|segment| {
+                let start = segment.memory.start().get();
+                Segment::new(&segment.bytes, start, segment.memory.len())
+            })
+            .collect()
+    }
+}
+
+/// A line for each segment, and one for the entry.
+impl fmt::Display for LoadPlan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            let range = segment.memory.to_string();
+            let kib = segment.memory.len() >> 10;
+            writeln!(f, "{range:<24} {kib:>8} KiB  {}", segment.what)?;
+        }
+        write!(f, "entry at {}", self.entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> PhysRange {
+        PhysRange::new(start, end).unwrap()
+    }
+
+    #[test]
+    fn the_way_back_keeps_the_page_of_the_entry() {
+        let page: Vec<u8> = (0..4096u32).map(|at| at as u8).collect();
+        let window = range(0x400_0000, 0xa00_0000);
+        let plan = LoadPlan::returning(PhysAddr::new(0x1234_50f2), &page, window).unwrap();
+        assert_eq!(plan.flags(), LoadFlags::empty());
+        assert_eq!(plan.entry(), window.start());
+        let [code, kept] = plan.segments() else { panic!("two segments") };
+        assert_eq!(code.memory, range(0x400_0000, 0x400_1000));
+        assert_eq!(kept.memory, range(0x1234_5000, 0x1234_6000));
+        assert_eq!(kept.bytes, page);
+        assert!(plan.to_segments().is_ok());
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_right_is_refused() {
+        let page = [0; 4096];
+        let window = range(0x400_0000, 0xa00_0000);
+        for (entry, page) in [(0x500_0000, &page[..]), (0x100_0000, &page[1..]), (u64::MAX, &page)] {
+            assert!(LoadPlan::returning(PhysAddr::new(entry), page, window).is_err());
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The machine code between two kernels.
+//!
+//! A kernel that jumps leaves the CPU in long mode with interrupts off, on identity-mapped page tables
+//! of its own, with no usable GDT, no IDT, and undefined general registers
+//! (`arch/x86/kernel/relocate_kernel_64.S`, `identity_mapped`). Two pieces of code start from there:
+//!
+//! * [`boot`] enters a kernel at its 64-bit entry as the boot protocol wants it
+//!   (`Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"): flat segments 0x10 and 0x18, `rsi`
+//!   pointing to the boot parameters. If it is the saving kernel, the word at `(%rsp)` is the
+//!   jump-back entry, which is written into the command line. After a plain kexec there may be
+//!   anything, or nothing, at `(%rsp)`, so then it is not looked at.
+//! * [`resume`] goes back into a kernel that jumped away. Kernels without commit 07fa619f of Linux
+//!   6.13 come back with the GDT that they left with, none, and fault at their first segment load. So
+//!   it loads a GDT *by the address that it has in the resumed kernel*: `lgdt` only stores a number,
+//!   and when it is used the kernel is back on its own page tables.
+//!
+//! Both are position-independent and are followed by words that are filled in before they are loaded.
+#![allow(
+    unsafe_code,
+    reason = "machine code that the assembler made is only reachable as a symbol"
+)]
+
+use byteorder::{ByteOrder, LE};
+use vmcore::PhysAddr;
+
+/// Where a kernel maps the read-only GDT of its first CPU: the second page of that CPU's entry area
+/// (`CPU_ENTRY_AREA_RO_IDT` plus a page, `arch/x86/include/asm/cpu_entry_area.h`). From Linux 6.2 on
+/// the area may be at a random place; those kernels need commit 07fa619f, which all of them that are
+/// maintained have.
+const CPU_0_GDT: u64 = 0xffff_fe00_0000_1000;
+/// `GDT_SIZE - 1`: 16 entries of 8 bytes.
+const GDT_LIMIT: u16 = 0x7f;
+
+core::arch::global_asm!(
+    ".pushsection .rodata.kexec_image_trampolines, \"a\", @progbits",
+    ".balign 16",
+    "kexec_image_boot_start:",
+    "    cli",
+    "    cld",
+    "    mov rdi, [rip + 70f]", // where the digits go, or 0
+    "    test rdi, rdi",
+    "    jz 3f",
+    "    mov rax, [rsp]", // the jump-back entry
+    "    lea rbx, [rip + 5f]",
+    "    mov ecx, 16",
+    "2:  rol rax, 4", // the highest digit first
+    "    mov edx, eax",
+    "    and edx, 15",
+    "    mov dl, [rbx + rdx]",
+    "    mov [rdi], dl",
+    "    inc rdi",
+    "    dec ecx",
+    "    jnz 2b",
+    "3:  lea rsp, [rip + 69f]",
+    "    lea rax, [rip + 6f]",
+    "    mov [rip + 7f + 2], rax",
+    "    lgdt [rip + 7f]",
+    "    mov eax, 0x18",
+    "    mov ds, eax",
+    "    mov es, eax",
+    "    mov ss, eax",
+    "    mov fs, eax",
+    "    mov gs, eax",
+    "    mov rsi, [rip + 71f]", // the boot parameters
+    "    xor ebx, ebx",
+    "    xor ebp, ebp",
+    "    xor edi, edi",
+    "    push 0x10",
+    "    push qword ptr [rip + 72f]", // the kernel's entry
+    "    retfq",
+    "5:  .ascii \"0123456789abcdef\"",
+    "    .balign 16",
+    "6:  .quad 0, 0, 0x00af9a000000ffff, 0x00cf92000000ffff", // flat code is 0x10, flat data 0x18
+    "7:  .word 31",
+    "    .quad 0",
+    "    .balign 16",
+    "    .fill 8, 8, 0", // a stack for the far return
+    "69:",
+    "70: .quad 0",
+    "71: .quad 0",
+    "72: .quad 0",
+    "kexec_image_boot_end:",
+    ".balign 16",
+    "kexec_image_resume_start:",
+    // The stack stays what it is: the resumed kernel looks at it.
+    "    lgdt [rip + 81f]",
+    "    jmp [rip + 80f]",
+    "    .balign 16",
+    "80: .quad 0",
+    "81: .word 0",
+    "    .quad 0",
+    "kexec_image_resume_end:",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    #[link_name = "kexec_image_boot_start"]
+    static BOOT_START: u8;
+    #[link_name = "kexec_image_boot_end"]
+    static BOOT_END: u8;
+    #[link_name = "kexec_image_resume_start"]
+    static RESUME_START: u8;
+    #[link_name = "kexec_image_resume_end"]
+    static RESUME_END: u8;
+}
+
+/// A copy of the machine code between two symbols.
+///
+/// # Safety
+///
+/// Both symbols must be in one piece of read-only data, `start` not behind `end`.
+unsafe fn code(start: *const u8, end: *const u8) -> Vec<u8> {
+    // SAFETY: the caller says that the bytes between are one object that nothing ever changes.
+    unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }.to_vec()
+}
+
+/// Code that enters a kernel: `entry` with `boot_params`. If `jump_back_digits` is given, the word on
+/// top of the stack goes there first, as 16 hexadecimal digits.
+pub(crate) fn boot(
+    entry: PhysAddr,
+    boot_params: PhysAddr,
+    jump_back_digits: Option<PhysAddr>,
+) -> Vec<u8> {
+    // SAFETY: the assembler put the two symbols around the code above, in read-only data.
+    let mut code = unsafe { code(&raw const BOOT_START, &raw const BOOT_END) };
+    // The last three words of the code, in order.
+    let words = code.len() - 3 * 8;
+    LE::write_u64(&mut code[words..], jump_back_digits.unwrap_or_default().get());
+    LE::write_u64(&mut code[words + 8..], boot_params.get());
+    LE::write_u64(&mut code[words + 16..], entry.get());
+    code
+}
+
+/// Code that goes back into a kernel that jumped away, at its jump-back entry `entry`.
+pub(crate) fn resume(entry: PhysAddr) -> Vec<u8> {
+    // SAFETY: the assembler put the two symbols around the code above, in read-only data.
+    let mut code = unsafe { code(&raw const RESUME_START, &raw const RESUME_END) };
+    // The entry, and the operand of `lgdt`: limit and base.
+    let words = code.len() - (8 + 2 + 8);
+    LE::write_u64(&mut code[words..], entry.get());
+    LE::write_u16(&mut code[words + 8..], GDT_LIMIT);
+    LE::write_u64(&mut code[words + 10..], CPU_0_GDT);
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_filled_in_behind_the_code() {
+        let [entry, params, digits] = [0x111, 0x222, 0x333].map(PhysAddr::new);
+        let with = boot(entry, params, Some(digits));
+        let without = boot(entry, params, None);
+        assert_eq!(with.len(), without.len());
+        assert!(with.len() < 4096);
+        let differing: Vec<_> = (0..with.len()).filter(|&at| with[at] != without[at]).collect();
+        let words = with.len() - 24;
+        assert_eq!(differing, [words, words + 1]);
+        assert_eq!(LE::read_u64(&with[words + 8..]), 0x222);
+        assert_eq!(LE::read_u64(&with[words + 16..]), 0x111);
+        // `cli` is the first thing that happens.
+        assert_eq!(with[0], 0xfa);
+    }
+
+    #[test]
+    fn the_way_back_loads_a_gdt_and_jumps() {
+        let code = resume(PhysAddr::new(0x1234_50f2));
+        // lgdt [rip + x]; jmp [rip + y]: both operands lie in the code, where they were filled in.
+        assert_eq!(&code[..3], [0x0f, 0x01, 0x15]);
+        let lgdt = 7 + LE::read_u32(&code[3..]) as usize;
+        assert_eq!(LE::read_u16(&code[lgdt..]), 0x7f);
+        assert_eq!(LE::read_u64(&code[lgdt + 2..]), 0xffff_fe00_0000_1000);
+        assert_eq!(&code[7..9], [0xff, 0x25]);
+        let jmp = 13 + LE::read_u32(&code[9..]) as usize;
+        assert_eq!(LE::read_u64(&code[jmp..]), 0x1234_50f2);
+    }
+}

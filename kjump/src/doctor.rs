@@ -1,0 +1,260 @@
+//! Can this machine hibernate by kexec? What is in the way, and what to do about it.
+
+use std::fmt;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use kexec_image::{Machine, window};
+use kexec_sys::{KernelState, LoadFlags, Segment};
+use vmcore::PAGE_SIZE;
+
+use crate::machine;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// As it must be.
+    Good,
+    /// It may work; something could not be found out, or will be missing later.
+    Warning,
+    /// Hibernation does not work before this is changed.
+    Obstacle,
+}
+
+/// Lower-case, as in the JSON that the command prints.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Good => "good",
+            Self::Warning => "warning",
+            Self::Obstacle => "obstacle",
+        })
+    }
+}
+
+/// What one check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was checked, in one word or two.
+    pub check: &'static str,
+    /// How it came out.
+    pub status: Status,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it, where there is something to do.
+    pub remedy: Option<String>,
+}
+
+impl Finding {
+    fn good(check: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(check, Status::Good, detail, None)
+    }
+
+    fn warning(check: &'static str, detail: impl Into<String>, remedy: &str) -> Self {
+        Self::new(check, Status::Warning, detail, Some(remedy.to_owned()))
+    }
+
+    fn obstacle(check: &'static str, detail: impl Into<String>, remedy: &str) -> Self {
+        Self::new(check, Status::Obstacle, detail, Some(remedy.to_owned()))
+    }
+
+    fn new(
+        check: &'static str,
+        status: Status,
+        detail: impl Into<String>,
+        remedy: Option<String>,
+    ) -> Self {
+        Self {
+            check,
+            status,
+            detail: detail.into(),
+            remedy,
+        }
+    }
+}
+
+/// Examines the running machine.
+///
+/// If nothing is loaded for kexec, a page that does nothing is loaded and unloaded again: only the
+/// kernel itself can tell whether it would take it.
+#[must_use]
+pub fn examine() -> Vec<Finding> {
+    let root = Path::new("/");
+    let mut findings = vec![jump()];
+    match machine::read() {
+        Ok(machine) => findings.extend(memory(&machine).into_iter().chain([firmware(root, &machine)])),
+        Err(error) => findings.push(Finding::obstacle(
+            "memory map",
+            chain(&error),
+            "run this as root, with /proc and /sys mounted",
+        )),
+    }
+    findings.push(options(root));
+    findings
+}
+
+/// Whether nothing is in the way.
+#[must_use]
+pub fn is_ready(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.status < Status::Obstacle)
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Asks the kernel whether it would take an image to jump to and come back from.
+fn jump() -> Finding {
+    const CHECK: &str = "kexec jump";
+    if let Ok(true) = KernelState::new().kexec_loaded() {
+        return Finding::warning(
+            CHECK,
+            "something is loaded already, so the kernel was not asked",
+            "if it is not yours, unload it (kexec -u) and ask again",
+        );
+    }
+    // Never entered: it is unloaded at once. Any address of RAM will do.
+    let probe = Segment::new(&[], 16 << 20, PAGE_SIZE)
+        .and_then(|page| kexec_sys::load(page.mem(), &[page], LoadFlags::PRESERVE_CONTEXT))
+        .and_then(|()| kexec_sys::unload(LoadFlags::empty()));
+    match probe {
+        Ok(()) => Finding::good(CHECK, "the kernel takes an image and would come back from it"),
+        Err(error) => Finding::obstacle(
+            CHECK,
+            error.to_string(),
+            "hibernation by kexec needs kexec_load with KEXEC_PRESERVE_CONTEXT (CONFIG_KEXEC and CONFIG_KEXEC_JUMP), CAP_SYS_BOOT, and a kernel that is not locked down",
+        ),
+    }
+}
+
+/// Is there memory for a window?
+fn memory(machine: &Machine) -> Vec<Finding> {
+    const CHECK: &str = "memory";
+    let ram = machine.iomem.ram().bytes();
+    let window = window::Request::default().size;
+    let mib = |bytes: u64| bytes >> 20;
+    let room = if ram / 2 < window {
+        Finding::obstacle(
+            CHECK,
+            format!("{} MiB of RAM", mib(ram)),
+            "a window of 96 MiB may take no more than half of RAM; try a smaller one (--window 64M)",
+        )
+    } else {
+        Finding::good(
+            CHECK,
+            format!("{} MiB of RAM, {}", mib(ram), machine.paging),
+        )
+    };
+    let readable = match (machine.direct_map, machine.vmcoreinfo) {
+        (Some(_), Some(_)) => Finding::good("analysis", "cores will be readable by crash and makedumpfile"),
+        _ => Finding::warning(
+            "analysis",
+            "the kernel does not tell where it maps memory, or has no VMCOREINFO",
+            "hibernation works, but crash and makedumpfile will not read its cores; CONFIG_PROC_KCORE and CONFIG_VMCORE_INFO change that",
+        ),
+    };
+    vec![room, readable]
+}
+
+/// Will another kernel find the firmware's tables?
+fn firmware(root: &Path, machine: &Machine) -> Finding {
+    const CHECK: &str = "firmware";
+    let uefi = root.join("sys/firmware/efi").exists();
+    match (uefi, machine.rsdp) {
+        (true, None) => Finding::obstacle(
+            CHECK,
+            "UEFI, and the kernel does not tell where the ACPI tables are",
+            "mount sysfs, and read /sys/firmware/efi/systab as root",
+        ),
+        (true, Some(rsdp)) => Finding::good(CHECK, format!("UEFI, ACPI tables at {rsdp}")),
+        (false, _) => Finding::good(CHECK, "BIOS"),
+    }
+}
+
+/// What a kernel needs to save and to restore; the running one is the usual choice.
+const OPTIONS: [(&str, &str); 5] = [
+    ("CONFIG_KEXEC_JUMP", "to jump away and come back"),
+    ("CONFIG_PROC_VMCORE", "to see the memory of the machine that is saved"),
+    ("CONFIG_DEVMEM", "to write that memory back"),
+    ("CONFIG_RELOCATABLE", "to run in the window"),
+    ("CONFIG_BLK_DEV_INITRD", "to boot from an initramfs"),
+];
+
+/// Does the running kernel's own configuration have what the saving and restoring kernel need?
+fn options(root: &Path) -> Finding {
+    const CHECK: &str = "kernel options";
+    let Some((path, config)) = read_config(root) else {
+        return Finding::warning(
+            CHECK,
+            "the configuration of the running kernel is not to be found",
+            "whichever kernel you pass with --kernel needs CONFIG_PROC_VMCORE, CONFIG_DEVMEM and CONFIG_RELOCATABLE",
+        );
+    };
+    let missing: Vec<String> = OPTIONS
+        .iter()
+        .filter(|(option, _)| !config.lines().any(|line| line == format!("{option}=y")))
+        .map(|(option, why)| format!("{option} ({why})"))
+        .collect();
+    if missing.is_empty() {
+        return Finding::good(CHECK, format!("all there, says {}", path.display()));
+    }
+    let detail = format!("{} lacks {}", path.display(), missing.join(", "));
+    // Whether this kernel can jump was asked of the kernel itself.
+    Finding::warning(
+        CHECK,
+        detail,
+        "build a kernel that has them, for this machine to run or to pass with --kernel",
+    )
+}
+
+/// The configuration of the running kernel, and where it was found.
+fn read_config(root: &Path) -> Option<(PathBuf, String)> {
+    const MAX: u64 = 16 << 20;
+    let proc = root.join("proc/config.gz");
+    if let Ok(file) = fs::File::open(&proc) {
+        let mut text = String::new();
+        let mut config = flate2::read::GzDecoder::new(file).take(MAX);
+        config.read_to_string(&mut text).ok()?;
+        return Some((proc, text));
+    }
+    let release = fs::read_to_string(root.join("proc/sys/kernel/osrelease")).ok()?;
+    let boot = root.join(format!("boot/config-{}", release.trim()));
+    Some((boot.clone(), fs::read_to_string(boot).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_options_are_named() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(options(root.path()).status, Status::Warning);
+        fs::create_dir_all(root.path().join("boot")).unwrap();
+        fs::create_dir_all(root.path().join("proc/sys/kernel")).unwrap();
+        fs::write(root.path().join("proc/sys/kernel/osrelease"), "6.1\n").unwrap();
+        let all: String = OPTIONS.iter().map(|(option, _)| format!("{option}=y\n")).collect();
+        let config = root.path().join("boot/config-6.1");
+        fs::write(&config, &all).unwrap();
+        assert_eq!(options(root.path()).status, Status::Good);
+        fs::write(&config, all.replace("CONFIG_PROC_VMCORE=y", "# CONFIG_PROC_VMCORE is not set")).unwrap();
+        let finding = options(root.path());
+        assert_eq!(finding.status, Status::Warning);
+        assert!(finding.detail.contains("CONFIG_PROC_VMCORE (") && !finding.detail.contains("DEVMEM"));
+    }
+
+    #[test]
+    fn warnings_do_not_stop_and_obstacles_do() {
+        let findings = [Finding::good("a", ""), Finding::warning("b", "", "")];
+        assert!(is_ready(&findings));
+        assert!(!is_ready(&[Finding::obstacle("c", "", "")]));
+    }
+}

@@ -1,0 +1,181 @@
+//! What can go wrong between two kernels.
+
+use std::io;
+use std::path::PathBuf;
+
+use kexec_image::ImageError as PlanError;
+use krestore_core::RestoreError;
+use vmcore::elf::CoreError;
+use vmcore::image::{ImageError, Paging};
+use vmcore::{IoMemError, PhysRange};
+
+/// What can go wrong between two kernels, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the reading met.
+        source: io::Error,
+    },
+    /// A device or file cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The device or file.
+        path: PathBuf,
+        /// What the opening met.
+        source: io::Error,
+    },
+    /// The memory map of the machine is of no use.
+    #[error("the memory of this machine cannot be known")]
+    IoMem(#[from] IoMemError),
+    /// The plan cannot be made.
+    #[error("this cannot be loaded")]
+    Plan(#[from] PlanError),
+    /// The kernel refused.
+    #[error("the kernel refused")]
+    Kexec(#[from] kexec_sys::Error),
+    /// The image cannot be used.
+    #[error("the image in {} cannot be used", path.display())]
+    Image {
+        /// Where the image is.
+        path: PathBuf,
+        /// Why not.
+        source: ImageError,
+    },
+    /// The core of the sleeping machine cannot be used.
+    #[error("the memory of the sleeping machine cannot be read")]
+    Core(#[from] CoreError),
+    /// Memory could not be restored.
+    #[error("the memory cannot be restored")]
+    Restore(#[from] RestoreError),
+
+    /// Nothing is loaded that could be jumped to.
+    #[error("nothing is loaded; load a kernel first (kjump load)")]
+    NothingLoaded,
+    /// A jump that was not to come back did.
+    #[error("the kernel came back from a jump that leads away; nothing was changed")]
+    CameBack,
+
+    /// The target of an image is not a block device.
+    #[error(
+        "{} is not a block device: the saving kernel cannot write into a file system that this machine has mounted; give it a partition or a disk of its own",
+        path.display()
+    )]
+    NotBlockDevice {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target of an image is in use.
+    #[error(
+        "{} is in use (mounted, swapped on, or part of another device): an image there would destroy what it holds",
+        path.display()
+    )]
+    TargetInUse {
+        /// The target.
+        path: PathBuf,
+        /// What the opening met.
+        source: io::Error,
+    },
+    /// The target is too small.
+    #[error(
+        "{} has {available} bytes, and an image of this machine takes {needed}",
+        path.display()
+    )]
+    TargetTooSmall {
+        /// The target.
+        path: PathBuf,
+        /// Its size in bytes.
+        available: u64,
+        /// What is needed in bytes.
+        needed: u64,
+    },
+    /// The target holds something else than what the machine wrote there.
+    #[error(
+        "{} is not the device that the machine prepared for its image: there is {found}; nothing was written to it",
+        path.display()
+    )]
+    WrongTarget {
+        /// The target.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+    /// Saving failed, and the machine went on without.
+    #[error("the machine was not saved: {reason}")]
+    NotSaved {
+        /// What the saving kernel said.
+        reason: String,
+    },
+
+    /// This is not a kernel that saves another.
+    #[error(
+        "no sleeping machine: this kernel was not jumped to ({what} is missing); `kjump hibernate` and `kjump load` set up such a kernel"
+    )]
+    NoSleeper {
+        /// What is missing.
+        what: &'static str,
+    },
+    /// The image is of another machine, or of other memory.
+    #[error(
+        "the image was made with other memory than this machine has: {range} is RAM {}; it can only be resumed on the machine that it was made on, with the same memory and firmware settings",
+        if *in_image { "in the image and not here" } else { "here and not in the image" }
+    )]
+    OtherMemory {
+        /// The first range that differs.
+        range: PhysRange,
+        /// Whether the image has it.
+        in_image: bool,
+    },
+    /// The image was made under page tables of another depth.
+    #[error(
+        "the image was made with {image}, and this kernel runs with {here}; boot it with {}",
+        match image { Paging::FourLevel => "no5lvl", Paging::FiveLevel => "a kernel that has CONFIG_X86_5LEVEL, without no5lvl" }
+    )]
+    OtherPaging {
+        /// The image's.
+        image: Paging,
+        /// This kernel's.
+        here: Paging,
+    },
+    /// The image could not be marked as resumed.
+    #[error(
+        "the image in {} cannot be marked as resumed, so it must not be: it could be resumed twice",
+        path.display()
+    )]
+    Mark {
+        /// Where the image is.
+        path: PathBuf,
+        /// What the writing met.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: an image in `path` that cannot be used.
+    pub(crate) fn image(path: &std::path::Path) -> impl Fn(ImageError) -> Self {
+        move |source| Self::Image {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// For `map_err`: a file that cannot be read.
+    pub(crate) fn read(path: &std::path::Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Read {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// For `map_err`: a device or file that cannot be opened.
+    pub(crate) fn open(path: &std::path::Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Open {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

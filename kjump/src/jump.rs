@@ -1,0 +1,64 @@
+//! From one kernel to another.
+
+use std::convert::Infallible;
+
+use kexec_image::LoadPlan;
+use kexec_sys::{KernelState, LoadFlags};
+use vmcore::{PhysAddr, PhysRange};
+
+use crate::Error;
+
+/// Jumps from this machine to the saving kernel that is loaded, and returns when that, or the kernel
+/// that restored this one, jumped back. File systems are synced before.
+///
+/// What is loaded is unloaded after: the other kernel has run, or is gone, and cannot be entered again.
+///
+/// # Errors
+///
+/// [`Error::NothingLoaded`], or [`Error::Kexec`] if the kernel refused to jump.
+pub fn jump() -> Result<(), Error> {
+    if !KernelState::new().kexec_loaded()? {
+        return Err(Error::NothingLoaded);
+    }
+    nix::unistd::sync();
+    kexec_sys::kexec()?;
+    Ok(kexec_sys::unload(LoadFlags::empty())?)
+}
+
+/// Leaves this kernel for what is loaded. Nothing comes back from there.
+///
+/// # Errors
+///
+/// [`Error::Kexec`] if the kernel refused to leave.
+pub(crate) fn leave() -> Result<Infallible, Error> {
+    nix::unistd::sync();
+    kexec_sys::kexec()?;
+    Err(Error::CameBack)
+}
+
+/// Loads `plan` in place of whatever is loaded.
+pub(crate) fn load(plan: &LoadPlan<'_>) -> Result<(), Error> {
+    let segments = plan.to_segments()?;
+    Ok(kexec_sys::load(plan.entry().get(), &segments, plan.flags())?)
+}
+
+/// Loads the way back into the machine whose jump-back entry is `entry`, from a kernel that lives in
+/// `window`. `page` is the content of the page of the entry.
+pub(crate) fn load_way_back(
+    entry: PhysAddr,
+    page: &[u8],
+    window: PhysRange,
+) -> Result<(), Error> {
+    load(&LoadPlan::returning(entry, page, window)?)
+}
+
+/// Jumps back into the machine whose jump-back entry is `entry`, from a kernel that lives in `window`.
+/// `page` is the content of the page of the entry.
+///
+/// # Errors
+///
+/// [`Error::Plan`] if the entry cannot be right, [`Error::Kexec`] if the kernel refused.
+pub fn jump_back(entry: PhysAddr, page: &[u8], window: PhysRange) -> Result<Infallible, Error> {
+    load_way_back(entry, page, window)?;
+    leave()
+}

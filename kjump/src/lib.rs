@@ -1,0 +1,68 @@
+//! Hibernation by kexec for stock Linux: put a machine's whole memory aside, and bring it back.
+//!
+//! Four kernels play their parts, and each has a type here:
+//!
+//! | kernel | what it does | here |
+//! | --- | --- | --- |
+//! | A | runs; loads B beside itself and jumps | [`Hibernation`] |
+//! | B | sees A's memory as a core, saves it, powers off or jumps back | [`Sleeper`] |
+//! | C | is booted later; loads D where B was, and leaves for it | [`Resumption`] |
+//! | D | writes A's memory back and jumps into A | [`Restoration`] |
+//!
+//! A goes on where its jump was, with a return value. All four can be the same kernel file.
+//!
+//! ```no_run
+//! use kjump::{Hibernation, ImageTarget, Kernel, window};
+//!
+//! let machine = kjump::machine::read()?;
+//! let kernel = std::fs::read("/boot/vmlinuz")?;
+//! let initramfs = std::fs::read("/boot/kjump.cpio.gz")?;
+//!
+//! let target = ImageTarget::claim("/dev/nvme0n1p3".as_ref())?;
+//! let hibernation = Hibernation {
+//!     machine: &machine,
+//!     kernel: &Kernel::parse(&kernel)?,
+//!     initramfs: &initramfs,
+//!     append: "kjump.role=save kjump.image=/dev/nvme0n1p3",
+//!     window: window::Request::default(),
+//! };
+//! let prepared = hibernation.prepare()?;
+//! prepared.load()?;
+//! target.prepare(&prepared.identity)?;
+//! kjump::jump()?; // The machine is off. Some time later it goes on, here.
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The layers below are re-exported whole: [`sys`] for the system calls, [`image`] for plans,
+//! [`memory`] for cores and images, [`restore`] for targets.
+//!
+//! # Invariants
+//!
+//! * Nothing is jumped to that was not checked as a whole before.
+//! * A function that does not come back says so in its type.
+//! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound.
+
+mod error;
+mod hibernation;
+mod jump;
+pub mod doctor;
+pub mod machine;
+mod restoration;
+mod resumption;
+mod sleeper;
+mod target;
+
+pub use error::Error;
+pub use hibernation::{Hibernation, Prepared};
+pub use jump::{jump, jump_back};
+pub use restoration::{Memory, Restoration, Restored};
+pub use resumption::Resumption;
+pub use sleeper::Sleeper;
+pub use target::{ImageTarget, Outcome};
+
+#[doc(no_inline)]
+pub use kexec_image::{CommandLine, Kernel, LoadPlan, Machine, initramfs, window};
+#[doc(no_inline)]
+pub use vmcore::{PhysAddr, PhysRange, Progress};
+#[doc(inline)]
+pub use {kexec_image as image, kexec_sys as sys, krestore_core as restore, vmcore as memory};

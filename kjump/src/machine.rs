@@ -1,0 +1,210 @@
+//! The facts of the running machine, read from where the kernel shows them.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use kexec_image::Machine;
+use kexec_sys::KernelState;
+use vmcore::elf::{Notes, direct_map_base};
+use vmcore::image::Paging;
+use vmcore::{IoMem, PhysAddr, PhysRange, ReadFile};
+
+use crate::Error;
+
+/// Reads the facts of the running machine.
+///
+/// # Errors
+///
+/// [`Error::Read`] if `/proc` or `/sys` is not mounted, [`Error::IoMem`] if the memory map is hidden:
+/// this needs root.
+pub fn read() -> Result<Machine, Error> {
+    read_at(Path::new("/"))
+}
+
+/// As [`read`], with `/proc` and `/sys` below `root`.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_at(root: &Path) -> Result<Machine, Error> {
+    Ok(Machine {
+        release: read_text(root, "proc/sys/kernel/osrelease")?.trim().to_owned(),
+        build_id: build_id(root).unwrap_or_default(),
+        iomem: iomem_at(root)?,
+        paging: paging(&read_text(root, "proc/cpuinfo")?),
+        rsdp: rsdp(root),
+        direct_map: direct_map(root),
+        vmcoreinfo: vmcoreinfo(root),
+    })
+}
+
+/// Reads what lies where in the physical address space.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn iomem() -> Result<IoMem, Error> {
+    iomem_at(Path::new("/"))
+}
+
+fn iomem_at(root: &Path) -> Result<IoMem, Error> {
+    Ok(IoMem::parse(&read_text(root, "proc/iomem")?)?)
+}
+
+/// The command line that the running kernel was booted with.
+///
+/// # Errors
+///
+/// [`Error::Read`] if `/proc` is not mounted.
+pub fn command_line() -> Result<String, Error> {
+    Ok(read_text(Path::new("/"), "proc/cmdline")?.trim().to_owned())
+}
+
+/// The most that is read of a file that the kernel shows.
+const MAX_TEXT: u64 = 16 << 20;
+
+fn read_text(root: &Path, name: &str) -> Result<String, Error> {
+    let path = root.join(name);
+    let mut text = Vec::new();
+    File::open(&path)
+        .and_then(|file| file.take(MAX_TEXT).read_to_end(&mut text))
+        .map_err(Error::read(&path))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The depth of the kernel's page tables: a kernel that runs with four levels has the flag `la57`
+/// cleared, whatever the CPU can do (`arch/x86/kernel/cpu/common.c`).
+fn paging(cpuinfo: &str) -> Paging {
+    let flags = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("flags")?.split_once(':'));
+    match flags {
+        Some((_, flags)) if flags.split_whitespace().any(|flag| flag == "la57") => {
+            Paging::FiveLevel
+        }
+        _ => Paging::FourLevel,
+    }
+}
+
+/// The GNU build id among the notes of the running kernel.
+fn build_id(root: &Path) -> Option<Vec<u8>> {
+    const NT_GNU_BUILD_ID: u32 = 3;
+    let notes = fs::read(root.join("sys/kernel/notes")).ok()?;
+    Notes::new(&notes)
+        .find(|note| note.name == b"GNU" && note.kind == NT_GNU_BUILD_ID)
+        .map(|note| note.desc.to_vec())
+}
+
+/// Where the ACPI tables begin on a machine with UEFI: from the table of EFI tables, or from the boot
+/// parameters of a kernel that kexec booted there.
+fn rsdp(root: &Path) -> Option<PhysAddr> {
+    let systab = fs::read_to_string(root.join("sys/firmware/efi/systab")).unwrap_or_default();
+    let from_systab = || {
+        // ACPI 2.0 comes first if both are there.
+        let value = systab
+            .lines()
+            .find_map(|line| line.strip_prefix("ACPI20="))
+            .or_else(|| systab.lines().find_map(|line| line.strip_prefix("ACPI=")))?;
+        u64::from_str_radix(value.trim().strip_prefix("0x")?, 16).ok()
+    };
+    // `acpi_rsdp_addr` in `struct boot_params`.
+    let from_boot_params = || {
+        let params = fs::read(root.join("sys/kernel/boot_params/data")).ok()?;
+        let bytes = params.get(0x70..0x78)?.try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
+    };
+    from_systab()
+        .or_else(from_boot_params)
+        .filter(|&address| address != 0)
+        .map(PhysAddr::new)
+}
+
+/// Where the kernel maps all memory. Without `/proc/kcore` that is not known.
+fn direct_map(root: &Path) -> Option<u64> {
+    let kcore = ReadFile::new(File::open(root.join("proc/kcore")).ok()?).ok()?;
+    direct_map_base(&kcore).ok()?
+}
+
+/// Where the kernel keeps its VMCOREINFO note, if it does.
+fn vmcoreinfo(root: &Path) -> Option<PhysRange> {
+    let note = KernelState::at(root.join("sys/kernel")).vmcoreinfo().ok()?;
+    PhysRange::from_len(PhysAddr::new(note.address), note.len)
+}
+
+/// The path of the kernel that runs, where distributions put it; for those who do not say which.
+#[must_use]
+pub fn installed_kernel(release: &str) -> Option<PathBuf> {
+    ["/boot/vmlinuz-", "/boot/kernel-", "/boot/bzImage-"]
+        .iter()
+        .map(|prefix| PathBuf::from(format!("{prefix}{release}")))
+        .find(|path| path.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use vmcore::elf::{CoreHeaders, encode_note};
+
+    use super::*;
+
+    fn root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &[u8]| {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        };
+        write("proc/sys/kernel/osrelease", b"6.12.1-x\n");
+        write("proc/iomem", b"00100000-3fffffff : System RAM\n");
+        write("proc/cpuinfo", b"processor : 0\nflags\t\t: fpu la57 lm\n");
+        write("sys/kernel/vmcoreinfo", b"3f001000 1024\n");
+        write("sys/kernel/notes", &encode_note("GNU", 3, &[0xab; 20]));
+        write("sys/firmware/efi/systab", b"ACPI20=0x3f77e014\nSMBIOS=0x3f\n");
+        let mut kcore = CoreHeaders::new();
+        let ram = PhysRange::new(0x1000, 0x2000).unwrap();
+        kcore.load_in_place(ram, 0xffff_8880_0000_1000);
+        write("proc/kcore", &kcore.encode());
+        root
+    }
+
+    #[test]
+    fn facts_are_read() {
+        let machine = read_at(root().path()).unwrap();
+        assert_eq!(machine.release, "6.12.1-x");
+        assert_eq!(machine.build_id, [0xab; 20]);
+        assert_eq!(machine.paging, Paging::FiveLevel);
+        assert_eq!(machine.rsdp, Some(PhysAddr::new(0x3f77_e014)));
+        assert_eq!(machine.direct_map, Some(0xffff_8880_0000_0000));
+        assert_eq!(machine.vmcoreinfo, PhysRange::new(0x3f00_1000, 0x3f00_2024));
+    }
+
+    #[test]
+    fn facts_that_may_be_missing_may_be_missing() {
+        let root = root();
+        for name in ["sys", "proc/kcore"] {
+            let path = root.path().join(name);
+            fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).unwrap();
+        }
+        let machine = read_at(root.path()).unwrap();
+        assert_eq!((machine.rsdp, machine.direct_map, machine.vmcoreinfo), (None, None, None));
+        assert!(machine.build_id.is_empty());
+    }
+
+    #[test]
+    fn a_kexec_booted_kernel_knows_its_tables_from_its_parameters() {
+        let root = root();
+        fs::remove_dir_all(root.path().join("sys/firmware")).unwrap();
+        let mut params = vec![0; 4096];
+        params[0x70..0x74].copy_from_slice(&0x1234u32.to_le_bytes());
+        fs::create_dir_all(root.path().join("sys/kernel/boot_params")).unwrap();
+        fs::write(root.path().join("sys/kernel/boot_params/data"), params).unwrap();
+        assert_eq!(read_at(root.path()).unwrap().rsdp, Some(PhysAddr::new(0x1234)));
+    }
+
+    #[test]
+    fn a_hidden_memory_map_is_an_error() {
+        let root = root();
+        fs::write(root.path().join("proc/iomem"), "00000000-00000000 : System RAM\n").unwrap();
+        assert!(matches!(read_at(root.path()), Err(Error::IoMem(_))));
+    }
+}

@@ -1,0 +1,145 @@
+//! Kernel B: sees the machine that jumped to it.
+#![allow(
+    unsafe_code,
+    reason = "reading /proc/vmcore through mappings needs a promise about the memory behind it"
+)]
+
+use std::convert::Infallible;
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+
+use kexec_image::CommandLine;
+use vmcore::elf::Core;
+use vmcore::image::{self, Identity, Sink};
+use vmcore::{MappedFile, PAGE_SIZE, PhysAddr, Progress, ReadAt as _};
+
+use crate::{Error, jump, machine, target};
+
+/// The machine that jumped to this kernel and sleeps: its memory, and the way back into it.
+#[derive(Debug)]
+pub struct Sleeper {
+    core: Core<MappedFile>,
+    identity: Identity,
+    jump_back: PhysAddr,
+}
+
+impl Sleeper {
+    /// Where the kernel shows the memory of the machine that was there before.
+    const VMCORE: &str = "/proc/vmcore";
+
+    /// Finds the machine that jumped to this kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSleeper`] if there is none, or [`Error::Core`] if its memory cannot be read.
+    pub fn find() -> Result<Self, Error> {
+        let jump_back = CommandLine::jump_back_entry(&machine::command_line()?).ok_or(
+            Error::NoSleeper {
+                what: "kexec_jump_back_entry= on the kernel command line",
+            },
+        )?;
+        let path = Path::new(Self::VMCORE);
+        let file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NoSleeper {
+                    what: "/proc/vmcore",
+                });
+            }
+            other => other.map_err(Error::open(path))?,
+        };
+        // SAFETY: what /proc/vmcore shows is memory that this kernel does not use, of one that stands
+        // still; it neither changes nor shrinks.
+        let mapped = unsafe { MappedFile::new(file) }.map_err(Error::read(path))?;
+        let core = Core::open(mapped)?;
+        let identity = Identity::from_core(&core).ok_or(Error::NoSleeper {
+            what: "the note in /proc/vmcore that tells the window",
+        })?;
+        Ok(Self {
+            core,
+            identity,
+            jump_back,
+        })
+    }
+
+    /// What the machine said of itself.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The address to jump to, to get back.
+    #[must_use]
+    pub fn entry(&self) -> PhysAddr {
+        self.jump_back
+    }
+
+    /// How many bytes the core of its memory has.
+    #[must_use]
+    pub fn core_size(&self) -> u64 {
+        self.core.source().size()
+    }
+
+    /// Saves the machine to the device at `path`, which it must have prepared for that. When this
+    /// returns the image is complete and on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongTarget`] if the device is not the one, before anything is written;
+    /// [`Error::Image`] if it cannot be written.
+    pub fn save(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+        target::check_prepared(path, &self.identity)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .open(path)
+            .map_err(Error::open(path))?;
+        self.write(path, &mut file, progress)
+    }
+
+    /// Saves the machine to `sink`, which `path` is the name of.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] if it cannot be written.
+    pub fn write(
+        &self,
+        path: &Path,
+        sink: &mut impl Sink,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
+        let core = self.core.source();
+        image::write(&self.identity, self.jump_back, core, sink, progress)
+            .map_err(Error::image(path))
+    }
+
+    /// Leaves word for the machine on the device at `path` why it was not saved.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`](Self::save).
+    pub fn record_failure(&self, path: &Path, reason: &str) -> Result<(), Error> {
+        let header = image::Header::read(&target::open(path, false)?).map_err(Error::image(path))?;
+        if header.identity.id != self.identity.id {
+            return Err(Error::WrongTarget {
+                path: path.to_owned(),
+                found: format!("the image {}", header.identity.id),
+            });
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .open(path)
+            .map_err(Error::open(path))?;
+        image::record_failure(&self.identity, reason, &mut file).map_err(Error::image(path))
+    }
+
+    /// Jumps back: the machine goes on where it jumped away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Core`] if the page to jump to cannot be read, [`Error::Kexec`] if the kernel refused.
+    pub fn jump_back(&self) -> Result<Infallible, Error> {
+        let mut page = vec![0; PAGE_SIZE as usize];
+        self.core
+            .read_memory(self.jump_back.align_down(PAGE_SIZE), &mut page)?;
+        jump::jump_back(self.jump_back, &page, self.identity.window)
+    }
+}

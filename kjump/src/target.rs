@@ -1,0 +1,148 @@
+//! Where the image of a machine goes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use vmcore::ReadFile;
+use vmcore::image::{self, Header, Identity, Image, ImageError, Stage};
+
+use crate::Error;
+
+/// A block device that is to take an image, claimed by the machine that is to be saved.
+#[derive(Debug)]
+pub struct ImageTarget {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+/// What became of a hibernation, as the machine finds it when it goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was saved, and restored from there.
+    Resumed,
+    /// The saving kernel came back without having saved it, and said why.
+    NotSaved(String),
+}
+
+impl ImageTarget {
+    /// Opens the block device at `path` for an image, if nobody uses it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotBlockDevice`], [`Error::TargetInUse`] if it is mounted or used otherwise, or
+    /// [`Error::Open`].
+    pub fn claim(path: &Path) -> Result<Self, Error> {
+        let metadata = path.metadata().map_err(Error::open(path))?;
+        if !metadata.file_type().is_block_device() {
+            return Err(Error::NotBlockDevice {
+                path: path.to_owned(),
+            });
+        }
+        // For a block device, O_EXCL without O_CREAT asks the kernel that nobody else uses it (open(2)).
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::fcntl::OFlag::O_EXCL.bits())
+            .open(path);
+        let mut file = match file {
+            Err(source) if source.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(Error::TargetInUse {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+            other => other.map_err(Error::open(path))?,
+        };
+        let size = file.seek(SeekFrom::End(0)).map_err(Error::read(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+        })
+    }
+
+    /// Checks that the device takes `needed` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TargetTooSmall`].
+    pub fn check_size(&self, needed: u64) -> Result<(), Error> {
+        if self.size < needed {
+            return Err(Error::TargetTooSmall {
+                path: self.path.clone(),
+                available: self.size,
+                needed,
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes the device the place for the image of `identity`: what was there before is no more. Then
+    /// lets go of the device, so that nothing of it stays in this kernel's caches: after the jump it
+    /// will hold what others wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] if it cannot be written.
+    pub fn prepare(mut self, identity: &Identity) -> Result<(), Error> {
+        self.file
+            .seek(SeekFrom::Start(0))
+            .map_err(Error::read(&self.path))?;
+        image::prepare(identity, &mut self.file).map_err(Error::image(&self.path))
+    }
+
+    /// What became of the hibernation of `identity`, whose image was to go to `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`] or [`Error::Image`] if the device does not tell.
+    pub fn outcome(path: &Path, identity: &Identity) -> Result<Outcome, Error> {
+        let open = || open(path, false);
+        let header = Header::read(&open()?).map_err(Error::image(path))?;
+        if header.identity.id != identity.id {
+            return Err(Error::WrongTarget {
+                path: path.to_owned(),
+                found: format!("the image {}", header.identity.id),
+            });
+        }
+        Ok(match Image::open(open()?) {
+            Err(ImageError::Resumed) => Outcome::Resumed,
+            Err(ImageError::Failed { reason }) => Outcome::NotSaved(reason),
+            Err(other) => Outcome::NotSaved(other.to_string()),
+            Ok(_) => Outcome::NotSaved(
+                "the saving kernel came back after it had written a whole image".to_owned(),
+            ),
+        })
+    }
+}
+
+/// Opens the device or file at `path`.
+pub(crate) fn open(path: &Path, write: bool) -> Result<ReadFile, Error> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .open(path)
+        .map_err(Error::open(path))?;
+    ReadFile::new(file).map_err(Error::read(path))
+}
+
+/// Checks that `path` is what the machine of `identity` prepared for its image.
+pub(crate) fn check_prepared(path: &Path, identity: &Identity) -> Result<(), Error> {
+    let wrong = |found: String| Error::WrongTarget {
+        path: path.to_owned(),
+        found,
+    };
+    match Header::read(&open(path, false)?) {
+        Ok(header) if header.identity.id != identity.id => {
+            Err(wrong(format!("the image {}", header.identity.id)))
+        }
+        Ok(header) if header.stage != Stage::Prepared => {
+            Err(wrong("the image of this machine, already written".to_owned()))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(wrong(error.to_string())),
+    }
+}

@@ -1,0 +1,125 @@
+//! Memory through mappings of `/dev/mem`.
+//!
+//! With `CONFIG_STRICT_DEVMEM`, reading and writing `/dev/mem` stops where the running kernel's own RAM
+//! does, but mapping reaches all memory that is not its own (`drivers/char/mem.c`, `mmap_mem`;
+//! `arch/x86/mm/init.c`, `devmem_is_allowed`). Without `O_SYNC` memory is mapped write-back.
+#![allow(
+    unsafe_code,
+    reason = "a mapping of physical memory is sound only if nobody else uses that memory, which the guard sees to"
+)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use memmap2::{MmapMut, MmapOptions};
+use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, ReadAt};
+
+use crate::{Guard, RestoreError, Target};
+
+/// `/dev/mem`, mapped a few MiB at a time.
+#[derive(Debug)]
+pub struct DevMem {
+    file: File,
+    guard: Guard,
+}
+
+impl DevMem {
+    /// Where the device is.
+    pub const PATH: &str = "/dev/mem";
+
+    /// Opens the device at `path`.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there (`CONFIG_DEVMEM`), or cannot be opened (root, lockdown).
+    pub fn open(path: &Path, guard: Guard) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Self { file, guard })
+    }
+
+    /// Maps the whole pages around `range`, after the guard has allowed them; returns the mapping, and
+    /// where in it `range` begins.
+    fn map(&self, range: PhysRange) -> Result<(MmapMut, usize), RestoreError> {
+        let failed = |source| RestoreError::Map {
+            range,
+            device: Self::PATH,
+            source,
+        };
+        let start = range.start().align_down(PAGE_SIZE);
+        let end = range
+            .end()
+            .align_up(PAGE_SIZE)
+            .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let pages = PhysRange::new(start.get(), end.get()).unwrap_or(range);
+        self.guard.check(pages)?;
+        let len = usize::try_from(pages.len()).map_err(|error| failed(io::Error::other(error)))?;
+        let skip = usize::try_from(range.start().get() - start.get())
+            .map_err(|error| failed(io::Error::other(error)))?;
+        // SAFETY: the mapping is only sound if nobody else uses that memory while it exists. The guard
+        // found that the running kernel does not own it and that it is no device; it belongs to a
+        // kernel that stands still. `/dev/mem` has no size that could shrink.
+        let map = unsafe {
+            MmapOptions::new()
+                .offset(start.get())
+                .len(len)
+                .map_mut(&self.file)
+        };
+        Ok((map.map_err(failed)?, skip))
+    }
+}
+
+/// The pieces of `range` that are mapped at a time.
+fn pieces(range: PhysRange) -> impl Iterator<Item = PhysRange> {
+    const PIECE: u64 = 16 << 20;
+    let mut at = range.start();
+    std::iter::from_fn(move || {
+        let left = range.end().offset_from(at)?;
+        let piece = PhysRange::from_len(at, left.min(PIECE))?;
+        at = piece.end();
+        Some(piece)
+    })
+}
+
+impl Target for DevMem {
+    fn check(&self, range: PhysRange) -> Result<(), RestoreError> {
+        self.guard.check(range)
+    }
+
+    fn write(
+        &mut self,
+        range: PhysRange,
+        source: &dyn ReadAt,
+        offset: u64,
+    ) -> Result<(), RestoreError> {
+        let mut offset = offset;
+        for piece in pieces(range) {
+            let (mut map, skip) = self.map(piece)?;
+            let bytes = &mut map[skip..][..piece.len() as usize];
+            let copied = source.read_exact_at(bytes, offset);
+            copied.map_err(|source| RestoreError::Copy {
+                range: piece,
+                source,
+            })?;
+            offset = offset.saturating_add(piece.len());
+        }
+        Ok(())
+    }
+
+    fn zero(&mut self, range: PhysRange) -> Result<(), RestoreError> {
+        for piece in pieces(range) {
+            let (mut map, skip) = self.map(piece)?;
+            map[skip..][..piece.len() as usize].fill(0);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), RestoreError> {
+        let Some(range) = PhysRange::from_len(addr, buf.len() as u64) else {
+            return Ok(());
+        };
+        let (map, skip) = self.map(range)?;
+        buf.copy_from_slice(&map[skip..][..buf.len()]);
+        Ok(())
+    }
+}

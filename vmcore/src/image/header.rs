@@ -1,0 +1,123 @@
+//! The header of an image.
+
+use super::wire::{Reader, Writer, seal, unseal};
+use super::{HEADER_SIZE, Identity, ImageError};
+use crate::{PhysAddr, ReadAt};
+
+const MAGIC: &[u8; 8] = b"KJUMPIMG";
+const VERSION: u32 = 1;
+
+/// What was saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// Where to jump to bring the machine back: an address in a page of its kernel.
+    pub jump_back: PhysAddr,
+    /// Size of the core in bytes.
+    pub core_size: u64,
+}
+
+/// How far a hibernation has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The machine is about to be saved here.
+    Prepared,
+    /// The saving kernel writes, or wrote, the core; the commit record tells which.
+    Saved(Saved),
+    /// Saving failed, for this reason.
+    Failed(String),
+}
+
+/// The header of an image: whose memory it is, and how far its saving has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Whose memory it is.
+    pub identity: Identity,
+    /// How far its saving has come.
+    pub stage: Stage,
+}
+
+impl Header {
+    /// The header as [`HEADER_SIZE`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Malformed`] if the machine's memory map is too long for a header.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, ImageError> {
+        let mut block = Writer::default();
+        block.raw(MAGIC);
+        block.u32(VERSION);
+        self.identity.encode(&mut block);
+        match &self.stage {
+            Stage::Prepared => block.u32(0),
+            Stage::Saved(saved) => {
+                block.u32(1);
+                block.u64(saved.jump_back.get());
+                block.u64(saved.core_size);
+            }
+            Stage::Failed(reason) => {
+                block.u32(2);
+                block.blob(reason.as_bytes());
+            }
+        }
+        seal(block, HEADER_SIZE).ok_or(ImageError::Malformed {
+            what: "the memory map is too long",
+        })
+    }
+
+    /// Reads the header of the image in `source`, whatever its stage is.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] if there is none, or none that this version can use.
+    pub fn read(source: &impl ReadAt) -> Result<Self, ImageError> {
+        if source.size() < HEADER_SIZE {
+            return Err(ImageError::Truncated {
+                expected: HEADER_SIZE,
+                size: source.size(),
+            });
+        }
+        let mut block = vec![0; HEADER_SIZE as usize];
+        source
+            .read_exact_at(&mut block, 0)
+            .map_err(|source| ImageError::Read {
+                what: "the header of the image",
+                source,
+            })?;
+        Self::decode(&block)
+    }
+
+    fn decode(block: &[u8]) -> Result<Self, ImageError> {
+        let malformed = |what| ImageError::Malformed { what };
+        let mut reader = Reader::new(block);
+        let magic: [u8; 8] = reader.array().ok_or(malformed("it is too short"))?;
+        if &magic != MAGIC {
+            return Err(ImageError::NotImage { magic });
+        }
+        // Before the checksum, whose place may be another one in other versions.
+        let version = reader.u32().ok_or(malformed("it is too short"))?;
+        if version != VERSION {
+            return Err(ImageError::Version {
+                version,
+                known: VERSION,
+            });
+        }
+        unseal(block).ok_or(ImageError::Checksum {
+            what: "the header of the image",
+        })?;
+        let identity = Identity::decode(&mut reader).ok_or(malformed("the machine's identity"))?;
+        let stage = Self::decode_stage(&mut reader).ok_or(malformed("the stage"))?;
+        Ok(Self { identity, stage })
+    }
+
+    fn decode_stage(body: &mut Reader<'_>) -> Option<Stage> {
+        Some(match body.u32()? {
+            0 => Stage::Prepared,
+            1 => Stage::Saved(Saved {
+                jump_back: PhysAddr::new(body.u64()?),
+                core_size: body.u64()?,
+            }),
+            2 => Stage::Failed(body.string()?),
+            _ => return None,
+        })
+    }
+}

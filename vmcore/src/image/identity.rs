@@ -1,0 +1,142 @@
+//! Whose memory it is.
+
+use std::fmt;
+
+use super::wire::{Reader, Writer};
+use crate::elf::{Core, encode_note};
+use crate::{MemoryKind, PhysRange, RangeMap, ReadAt};
+
+/// A number, drawn at random when a machine prepares to hibernate, that tells its image from all
+/// others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ImageId(pub [u8; 16]);
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// How many levels the page tables of a kernel have. A kernel cannot change it while it runs, so the
+/// kernels that save and restore it must have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paging {
+    /// Four levels: 47 bits of address for each half.
+    FourLevel,
+    /// Five levels (LA57): 56 bits of address for each half.
+    FiveLevel,
+}
+
+impl Paging {
+    /// The number of levels.
+    #[must_use]
+    pub const fn levels(self) -> u32 {
+        match self {
+            Self::FourLevel => 4,
+            Self::FiveLevel => 5,
+        }
+    }
+}
+
+impl fmt::Display for Paging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-level paging", self.levels())
+    }
+}
+
+/// What a machine says of itself before it is saved: all that must hold when it is resumed.
+///
+/// It travels from the machine to the kernel that saves it as a note in the headers of the core, and
+/// from there into the header of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Tells this hibernation from all others.
+    pub id: ImageId,
+    /// The kernel's release, as `uname -r` prints it.
+    pub release: String,
+    /// The kernel's GNU build id; empty if it has none.
+    pub build_id: Vec<u8>,
+    /// Depth of its page tables.
+    pub paging: Paging,
+    /// The memory that the saving kernel lives in, and the restoring one must live in too.
+    pub window: PhysRange,
+    /// The memory below 1 MiB, which those kernels use besides.
+    pub low: RangeMap<()>,
+    /// All memory of the machine.
+    pub memory: RangeMap<MemoryKind>,
+}
+
+impl Identity {
+    /// Owner name of the note.
+    const NOTE_NAME: &str = "KJUMP";
+    /// Kind of the note.
+    const NOTE_KIND: u32 = 1;
+
+    /// The identity as an ELF note.
+    #[must_use]
+    pub fn to_note(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        self.encode(&mut writer);
+        encode_note(Self::NOTE_NAME, Self::NOTE_KIND, &writer.bytes)
+    }
+
+    /// The identity in the notes of `core`; `None` if there is none, or none that makes sense.
+    pub fn from_core<S: ReadAt>(core: &Core<S>) -> Option<Self> {
+        let note = core.note(Self::NOTE_NAME, Self::NOTE_KIND)?;
+        Self::decode(&mut Reader::new(note.desc))
+    }
+
+    /// The build id in hexadecimal digits.
+    #[must_use]
+    pub fn build_id_hex(&self) -> String {
+        self.build_id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(super) fn encode(&self, to: &mut Writer) {
+        to.raw(&self.id.0);
+        to.blob(self.release.as_bytes());
+        to.blob(&self.build_id);
+        to.u32(self.paging.levels());
+        to.range(self.window);
+        to.u64(self.low.len() as u64);
+        for range in self.low.ranges() {
+            to.range(range);
+        }
+        to.u64(self.memory.len() as u64);
+        for (range, kind) in self.memory.iter() {
+            to.range(range);
+            to.u32(kind.to_e820());
+        }
+    }
+
+    pub(super) fn decode(from: &mut Reader<'_>) -> Option<Self> {
+        let id = ImageId(from.array()?);
+        let release = from.string()?;
+        let build_id = from.blob()?.to_vec();
+        let paging = match from.u32()? {
+            4 => Paging::FourLevel,
+            5 => Paging::FiveLevel,
+            _ => return None,
+        };
+        let window = from.range()?;
+        // Nothing is allocated by these counts: the loops end where the bytes do.
+        let mut low = RangeMap::new();
+        for _ in 0..from.u64()? {
+            low.insert(from.range()?, ()).ok()?;
+        }
+        let mut memory = RangeMap::new();
+        for _ in 0..from.u64()? {
+            let range = from.range()?;
+            memory.insert(range, MemoryKind::from_e820(from.u32()?)).ok()?;
+        }
+        Some(Self {
+            id,
+            release,
+            build_id,
+            paging,
+            window,
+            low,
+            memory,
+        })
+    }
+}

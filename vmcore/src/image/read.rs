@@ -1,0 +1,91 @@
+//! Reading an image.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::commit::{self, State};
+use super::{HEADER_SIZE, Header, Identity, ImageError, Saved, Stage, commit_offset, size_for};
+use crate::elf::Core;
+use crate::{Part, ReadAt};
+
+/// A valid image: complete, committed, and not resumed before.
+#[derive(Debug)]
+pub struct Image<S> {
+    source: S,
+    identity: Identity,
+    saved: Saved,
+}
+
+impl<S: ReadAt> Image<S> {
+    /// Opens the image in `source` and checks all that can be checked without reading the core.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] that says why this is no image, or none that may be resumed.
+    pub fn open(source: S) -> Result<Self, ImageError> {
+        let Header { identity, stage } = Header::read(&source)?;
+        let saved = match stage {
+            Stage::Saved(saved) => saved,
+            Stage::Prepared => return Err(ImageError::Prepared),
+            Stage::Failed(reason) => return Err(ImageError::Failed { reason }),
+        };
+        let expected = size_for(saved.core_size).ok_or(ImageError::Malformed {
+            what: "the size of the core",
+        })?;
+        if source.size() < expected {
+            return Err(ImageError::Truncated {
+                expected,
+                size: source.size(),
+            });
+        }
+        match commit::read(&source, identity.id, saved.core_size)? {
+            State::Committed => {}
+            State::Resumed => return Err(ImageError::Resumed),
+        }
+        Ok(Self {
+            source,
+            identity,
+            saved,
+        })
+    }
+
+    /// Whose memory it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What was saved.
+    pub fn saved(&self) -> Saved {
+        self.saved
+    }
+
+    /// The core in the image.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Core`] if its headers are damaged.
+    pub fn core(&self) -> Result<Core<Part<&S>>, ImageError> {
+        let part = Part::new(&self.source, HEADER_SIZE, self.saved.core_size).ok_or(
+            ImageError::Truncated {
+                expected: self.saved.core_size,
+                size: self.source.size(),
+            },
+        )?;
+        Ok(Core::open(part)?)
+    }
+
+    /// Writes to `target`, which must hold this image, that the machine went on from it. When this
+    /// returns, that is on stable storage, and the image will never be opened again.
+    ///
+    /// # Errors
+    ///
+    /// If the record could not be brought to stable storage; the image may then be valid or not.
+    pub fn mark_resumed(&self, target: &File) -> io::Result<()> {
+        let offset = commit_offset(self.saved.core_size)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let record = commit::encode(self.identity.id, self.saved.core_size, State::Resumed);
+        target.write_all_at(&record, offset)?;
+        target.sync_data()
+    }
+}

@@ -1,0 +1,163 @@
+use std::io::Write;
+
+use proptest::prelude::*;
+
+use super::commit::State;
+use super::wire::{Writer, seal};
+use super::*;
+use crate::elf::{CoreHeaders, Load};
+use crate::{MemoryKind, PhysAddr, PhysRange, RangeMap, ReadFile};
+
+fn range(start: u64, end: u64) -> PhysRange {
+    PhysRange::new(start, end).unwrap()
+}
+
+fn identity() -> Identity {
+    let mut low = RangeMap::new();
+    low.insert(range(0x1000, 0x9f000), ()).unwrap();
+    let mut memory = RangeMap::new();
+    memory.insert(range(0x1000, 0x9f000), MemoryKind::Ram).unwrap();
+    memory.insert(range(0x10_0000, 0x4000_0000), MemoryKind::Ram).unwrap();
+    memory.insert(range(0xfee0_0000, 0xfee0_1000), MemoryKind::Custom(12)).unwrap();
+    Identity {
+        id: ImageId(*b"0123456789abcdef"),
+        release: "6.12.1-test".into(),
+        build_id: vec![0xde, 0xad],
+        paging: Paging::FiveLevel,
+        window: range(0x400_0000, 0xa00_0000),
+        low,
+        memory,
+    }
+}
+
+fn core() -> Vec<u8> {
+    let mut headers = CoreHeaders::new();
+    let note = identity().to_note();
+    let data = 64 + 2 * 56 + note.len() as u64;
+    headers.notes(64 + 2 * 56, note.len() as u64);
+    headers.load(Load {
+        memory: range(0x10_0000, 0x10_2000),
+        offset: data,
+        file_size: 0x2000,
+        virt: 0,
+    });
+    [headers.encode(), note, vec![7; 0x2000]].concat()
+}
+
+fn image() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut last = 0;
+    write(&identity(), PhysAddr::new(0x1234_5678), &core(), &mut bytes, &mut |at| last = at.done)
+        .unwrap();
+    assert_eq!(last, core().len() as u64);
+    bytes
+}
+
+#[test]
+fn an_image_reads_back() {
+    let bytes = image();
+    assert_eq!(Some(bytes.len() as u64), size_for(core().len() as u64));
+    let image = Image::open(bytes).unwrap();
+    assert_eq!(*image.identity(), identity());
+    assert_eq!(image.saved().jump_back, PhysAddr::new(0x1234_5678));
+    let core = image.core().unwrap();
+    assert_eq!(Identity::from_core(&core), Some(identity()));
+    let mut page = [0; 4096];
+    core.read_memory(PhysAddr::new(0x10_1000), &mut page).unwrap();
+    assert_eq!(page, [7; 4096]);
+}
+
+#[test]
+fn a_target_is_only_valid_when_committed() {
+    let mut target = image();
+    let commit = target.len() - COMMIT_SIZE as usize;
+
+    // The record of another image, as left by one that was there before.
+    let other = commit::encode(ImageId([9; 16]), core().len() as u64, State::Committed);
+    target[commit..].copy_from_slice(&other);
+    assert!(matches!(Image::open(target.clone()), Err(ImageError::Uncommitted)));
+    target[commit..].fill(0);
+    assert!(matches!(Image::open(target.clone()), Err(ImageError::Uncommitted)));
+    target.truncate(commit);
+    assert!(matches!(Image::open(target), Err(ImageError::Truncated { .. })));
+
+    let mut prepared = Vec::new();
+    prepare(&identity(), &mut prepared).unwrap();
+    assert!(matches!(Image::open(prepared), Err(ImageError::Prepared)));
+    let mut failed = Vec::new();
+    record_failure(&identity(), "no space", &mut failed).unwrap();
+    assert!(matches!(Image::open(failed), Err(ImageError::Failed { reason }) if reason == "no space"));
+}
+
+#[test]
+fn an_image_is_resumed_once() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&image()).unwrap();
+    let image = Image::open(ReadFile::new(file.try_clone().unwrap()).unwrap()).unwrap();
+    image.mark_resumed(&file).unwrap();
+    let again = Image::open(ReadFile::new(file).unwrap());
+    assert!(matches!(again, Err(ImageError::Resumed)));
+}
+
+/// A sink that fails after so many bytes, and counts what was synced before.
+struct Failing {
+    left: usize,
+    written: Vec<u8>,
+}
+
+impl Write for Failing {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let len = buf.len().min(self.left);
+        self.left -= len;
+        self.written.extend_from_slice(&buf[..len]);
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink for Failing {
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_cut_short_is_never_valid(left in 0..image().len()) {
+        let mut sink = Failing { left, written: Vec::new() };
+        let result = write(&identity(), PhysAddr::new(0), &core(), &mut sink, &mut |_| {});
+        let failed = matches!(result, Err(ImageError::Write { .. }));
+        prop_assert!(failed);
+        // As on a device that is larger than the image, with what was there before behind it.
+        sink.written.resize(image().len(), 0xff);
+        prop_assert!(Image::open(sink.written).is_err());
+    }
+
+    #[test]
+    fn any_flipped_bit_of_header_or_record_is_noticed(bit in 0..8 * HEADER_SIZE as usize, in_record in any::<bool>()) {
+        let mut bytes = image();
+        let at = if in_record {
+            bytes.len() - 1 - (bit / 8) % COMMIT_SIZE as usize
+        } else {
+            bit / 8
+        };
+        bytes[at] ^= 1 << (bit % 8);
+        prop_assert!(Image::open(bytes).is_err());
+    }
+
+    #[test]
+    fn any_header_is_refused_or_read(junk in prop::collection::vec(any::<u8>(), 0..400)) {
+        // With a right checksum, so that what stands before it is looked at.
+        let mut block = Writer::default();
+        block.raw(b"KJUMPIMG");
+        block.u32(1);
+        block.raw(&junk);
+        let _ = Header::read(&seal(block, HEADER_SIZE).unwrap());
+    }
+}

@@ -1,0 +1,131 @@
+//! Writing an image.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+use super::{
+    COMMIT_SIZE, HEADER_SIZE, Header, Identity, ImageError, Saved, Stage,
+    commit::{self, State},
+};
+use crate::{PhysAddr, Progress, ReadAt};
+
+/// Where an image is written: bytes in order, and a way to know that they are on stable storage.
+pub trait Sink: Write {
+    /// Returns when all that was written is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be brought there; then it must be taken as lost.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl Sink for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Why an image could not be written.
+fn failed(what: &'static str) -> impl Fn(io::Error) -> ImageError {
+    move |source| ImageError::Write { what, source }
+}
+
+/// Writes a header alone: the target now belongs to `identity`, and what was there before is no more.
+///
+/// # Errors
+///
+/// [`ImageError::Write`], or [`ImageError::Malformed`] if the memory map is too long for a header.
+pub fn prepare(identity: &Identity, sink: &mut impl Sink) -> Result<(), ImageError> {
+    write_header(identity, Stage::Prepared, sink)
+}
+
+/// Writes a header that says why nothing was saved, for the machine to read when it goes on.
+///
+/// # Errors
+///
+/// As [`prepare`].
+pub fn record_failure(
+    identity: &Identity,
+    reason: &str,
+    sink: &mut impl Sink,
+) -> Result<(), ImageError> {
+    write_header(identity, Stage::Failed(reason.to_owned()), sink)
+}
+
+fn write_header(
+    identity: &Identity,
+    stage: Stage,
+    sink: &mut impl Sink,
+) -> Result<(), ImageError> {
+    let header = Header {
+        identity: identity.clone(),
+        stage,
+    };
+    let bytes = header.encode()?;
+    sink.write_all(&bytes)
+        .and_then(|()| sink.sync())
+        .map_err(failed("the header of the image"))
+}
+
+/// Writes a whole image: the header, the bytes of `core`, and, when those are on stable storage, the
+/// commit record. The bytes go from the source to the sink without a copy in between, if the source
+/// has them mapped. `sink` must stand at the beginning of the target.
+///
+/// # Errors
+///
+/// [`ImageError::Write`] or [`ImageError::Read`]; the image then is not valid, and never was.
+pub fn write(
+    identity: &Identity,
+    jump_back: PhysAddr,
+    core: &impl ReadAt,
+    sink: &mut impl Sink,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), ImageError> {
+    let core_size = core.size();
+    write_header(
+        identity,
+        Stage::Saved(Saved {
+            jump_back,
+            core_size,
+        }),
+        sink,
+    )?;
+
+    let mut done = 0;
+    let mut write_failed = false;
+    let copied = core.for_each_piece(0..core_size, &mut |piece| {
+        sink.write_all(piece).inspect_err(|_| write_failed = true)?;
+        done += piece.len() as u64;
+        progress(Progress {
+            done,
+            total: core_size,
+        });
+        Ok(())
+    });
+    copied.map_err(|source| {
+        if write_failed {
+            failed("the core")(source)
+        } else {
+            ImageError::Read {
+                what: "the memory that is to be saved",
+                source,
+            }
+        }
+    })?;
+
+    let padding = core_size.next_multiple_of(COMMIT_SIZE) - core_size;
+    sink.write_all(&[0; COMMIT_SIZE as usize][..padding as usize])
+        .and_then(|()| sink.sync())
+        .map_err(failed("the core"))?;
+    sink.write_all(&commit::encode(identity.id, core_size, State::Committed))
+        .and_then(|()| sink.sync())
+        .map_err(failed("the commit record"))
+}
+
+const _: () = assert!(HEADER_SIZE.is_multiple_of(COMMIT_SIZE));

@@ -1,0 +1,39 @@
+//! Memory of a Linux machine that was saved, or is being saved.
+//!
+//! * [`PhysAddr`], [`PhysRange`] and [`RangeMap`]: the model of memory that all of this project shares,
+//!   and [`MemoryKind`], what firmware says a range is for.
+//! * [`IoMem`]: the memory of the running machine in that model.
+//! * [`elf`]: ELF64 cores as the kernel writes them to `/proc/vmcore`, read from any [`ReadAt`] source
+//!   and written as headers; their notes and [`VmcoreInfo`].
+//! * [`image`]: the hibernation image, a core between a header that tells what machine it is and a
+//!   record that makes it valid.
+//!
+//! The crate knows nothing of kexec: how memory comes to be saved, or gets back to where it was, is for
+//! others.
+//!
+//! # Invariants
+//!
+//! * Whatever is read is hostile: arithmetic on it is checked, what is allocated is bounded by the size
+//!   of the source, nothing panics.
+//! * A [`RangeMap`] is ordered and free of overlaps; so are the segments of an [`elf::Core`].
+//! * The only `unsafe` is in the mapping of [`MappedFile`].
+
+mod address;
+pub mod elf;
+pub mod image;
+mod iomem;
+mod mapped;
+mod memory_kind;
+mod progress;
+mod range_map;
+mod source;
+mod vmcoreinfo;
+
+pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
+pub use iomem::{IoMem, IoMemEntry, IoMemError};
+pub use mapped::MappedFile;
+pub use memory_kind::MemoryKind;
+pub use progress::Progress;
+pub use range_map::{Overlap, RangeMap};
+pub use source::{Part, ReadAt, ReadFile};
+pub use vmcoreinfo::VmcoreInfo;
