@@ -42,16 +42,18 @@
 //! * A function that does not come back says so in its type.
 //! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound.
 
+mod device;
+pub mod doctor;
 mod error;
 mod hibernation;
 mod jump;
-pub mod doctor;
 pub mod machine;
 mod restoration;
 mod resumption;
 mod sleeper;
 mod target;
 
+pub use device::DeviceReader;
 pub use error::Error;
 pub use hibernation::{Hibernation, Prepared};
 pub use jump::{jump, jump_back};

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use kexec_image::saved_memory;
 use krestore_core::{DevMem, FileTarget, Guard, OldMem, RestoreError, Summary, Target};
 use vmcore::image::Image;
-use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, Progress, ReadAt, ReadFile};
+use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, Progress, ReadAt};
 
-use crate::{Error, jump, machine, target};
+use crate::{DeviceReader, Error, jump, machine};
 
 /// An image that is to be restored by this kernel.
 #[derive(Debug)]
 pub struct Restoration {
     path: PathBuf,
-    image: Image<ReadFile>,
+    image: Image<DeviceReader>,
 }
 
 /// What memory is restored to.
@@ -102,7 +102,7 @@ impl Restoration {
     ///
     /// [`Error::Image`] with the reason why it cannot be resumed.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let image = Image::open(target::open(path, false)?).map_err(Error::image(path))?;
+        let image = Image::open(DeviceReader::open(path).map_err(Error::open(path))?).map_err(Error::image(path))?;
         Ok(Self {
             path: path.to_owned(),
             image,
@@ -111,7 +111,7 @@ impl Restoration {
 
     /// The image.
     #[must_use]
-    pub fn image(&self) -> &Image<ReadFile> {
+    pub fn image(&self) -> &Image<DeviceReader> {
         &self.image
     }
 
@@ -153,7 +153,7 @@ impl Restoration {
 #[derive(Debug)]
 pub struct Restored<M> {
     path: PathBuf,
-    image: Image<ReadFile>,
+    image: Image<DeviceReader>,
     memory: M,
     summary: Summary,
 }

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 use kexec_image::{Boot, LoadPlan, Machine};
 use vmcore::image::Image;
-use vmcore::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap, ReadFile};
+use vmcore::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
 
-use crate::{Error, jump, target};
+use crate::{DeviceReader, Error, jump};
 
 /// An image that can be resumed on this machine.
 #[derive(Debug)]
 pub struct Resumption<'a> {
     machine: &'a Machine,
     path: PathBuf,
-    image: Image<ReadFile>,
+    image: Image<DeviceReader>,
 }
 
 impl<'a> Resumption<'a> {
@@ -25,7 +25,7 @@ impl<'a> Resumption<'a> {
     ///
     /// [`Error::Image`], [`Error::OtherMemory`] or [`Error::OtherPaging`] with the reason.
     pub fn open(machine: &'a Machine, path: &Path) -> Result<Self, Error> {
-        let image = Image::open(target::open(path, false)?).map_err(Error::image(path))?;
+        let image = Image::open(DeviceReader::open(path).map_err(Error::open(path))?).map_err(Error::image(path))?;
         image.core().map_err(Error::image(path))?;
         let identity = image.identity();
         if identity.paging != machine.paging {
@@ -44,7 +44,7 @@ impl<'a> Resumption<'a> {
 
     /// The image.
     #[must_use]
-    pub fn image(&self) -> &Image<ReadFile> {
+    pub fn image(&self) -> &Image<DeviceReader> {
         &self.image
     }
 

@@ -13,6 +13,7 @@ use vmcore::elf::Core;
 use vmcore::image::{self, Identity, Sink};
 use vmcore::{MappedFile, PAGE_SIZE, PhysAddr, Progress, ReadAt as _};
 
+use crate::device::DeviceWriter;
 use crate::{Error, jump, machine, target};
 
 /// The machine that jumped to this kernel and sleeps: its memory, and the way back into it.
@@ -88,11 +89,8 @@ impl Sleeper {
     /// [`Error::Image`] if it cannot be written.
     pub fn save(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
         target::check_prepared(path, &self.identity)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .map_err(Error::open(path))?;
-        self.write(path, &mut file, progress)
+        let mut device = DeviceWriter::open(path).map_err(Error::open(path))?;
+        self.write(path, &mut device, progress)
     }
 
     /// Saves the machine to `sink`, which `path` is the name of.

@@ -15,7 +15,7 @@ pub struct Summary {
 }
 
 /// How much is written between two calls of the progress callback.
-const STEP: u64 = 16 << 20;
+const STEP: u64 = 8 << 20;
 
 /// Checks that all of `core` can be restored to `target`, and writes nothing: a dry run.
 ///
@@ -59,15 +59,13 @@ pub fn restore<S: ReadAt>(
     let summary = check(core, machine, target)?;
     let total = summary.data + summary.zeros;
     let mut done = 0;
-    for load in core.loads() {
-        for (memory, offset) in steps(load) {
-            match offset {
-                Some(offset) => target.write(memory, core.source(), offset)?,
-                None => target.zero(memory)?,
-            }
-            done += memory.len();
-            progress(Progress { done, total });
+    for (memory, offset) in core.loads().iter().flat_map(steps) {
+        match offset {
+            Some(offset) => target.write(memory, core.source(), offset)?,
+            None => target.zero(memory)?,
         }
+        done += memory.len();
+        progress(Progress { done, total });
     }
     Ok(summary)
 }
