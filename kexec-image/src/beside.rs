@@ -208,8 +208,7 @@ fn assemble<'a>(
         kernel,
         base: window.start(),
         cmdline: &cmdline,
-        initramfs: initramfs_at
-            .and_then(|at| PhysRange::from_len(at.start(), initramfs_size)),
+        initramfs: initramfs_at.and_then(|at| PhysRange::from_len(at.start(), initramfs_size)),
         rsdp: machine.rsdp,
         memory: &memory,
     };
@@ -277,7 +276,11 @@ fn finish<'a>(
         .chain([window.end()])
         .collect();
     for (index, (segment, end)) in segments.iter_mut().zip(ends).enumerate() {
-        let start = if index == 0 { window.start() } else { segment.memory.start() };
+        let start = if index == 0 {
+            window.start()
+        } else {
+            segment.memory.start()
+        };
         segment.memory = PhysRange::new(start.get(), end.get())
             .filter(|memory| memory.covers(segment.memory) && segment.memory.start() == start)
             .ok_or(ImageError::Malformed {
@@ -320,7 +323,10 @@ impl CoreBlock {
         let mut note = identity.to_note();
         note.resize(note.len() + NOTES_END, 0);
         Self {
-            memory: memory.ranges().map(|range| (range, virt(range).unwrap_or(0))).collect(),
+            memory: memory
+                .ranges()
+                .map(|range| (range, virt(range).unwrap_or(0)))
+                .collect(),
             vmcoreinfo: machine.vmcoreinfo,
             note,
         }

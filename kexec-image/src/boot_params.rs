@@ -51,12 +51,25 @@ impl BootParams<'_> {
         let mut page = vec![0; SIZE];
         page[SETUP_HEADER..][..self.setup_header.len()].copy_from_slice(self.setup_header);
         page[TYPE_OF_LOADER] = LOADER_UNDEFINED;
-        split(&mut page, CMD_LINE_PTR, EXT_CMD_LINE_PTR, self.cmdline.get());
+        split(
+            &mut page,
+            CMD_LINE_PTR,
+            EXT_CMD_LINE_PTR,
+            self.cmdline.get(),
+        );
         if let Some(initramfs) = self.initramfs {
-            split(&mut page, RAMDISK_IMAGE, EXT_RAMDISK_IMAGE, initramfs.start().get());
+            split(
+                &mut page,
+                RAMDISK_IMAGE,
+                EXT_RAMDISK_IMAGE,
+                initramfs.start().get(),
+            );
             split(&mut page, RAMDISK_SIZE, EXT_RAMDISK_SIZE, initramfs.len());
         }
-        LE::write_u64(&mut page[ACPI_RSDP_ADDR..], self.rsdp.unwrap_or_default().get());
+        LE::write_u64(
+            &mut page[ACPI_RSDP_ADDR..],
+            self.rsdp.unwrap_or_default().get(),
+        );
         page[E820_ENTRIES] = e820::write_table(self.memory, &mut page[E820_TABLE..])?;
         Ok(page)
     }

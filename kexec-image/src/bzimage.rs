@@ -114,7 +114,10 @@ fn release(file: &[u8]) -> Option<String> {
         return None;
     }
     let text = file.get(0x200 + offset..)?;
-    let end = text.iter().take(256).position(|&byte| byte == b' ' || byte == 0)?;
+    let end = text
+        .iter()
+        .take(256)
+        .position(|&byte| byte == b' ' || byte == 0)?;
     std::str::from_utf8(&text[..end])
         .ok()
         .filter(|release| !release.is_empty())
@@ -155,7 +158,13 @@ pub(crate) mod tests {
         assert_eq!(kernel.release(), Some("6.12.1-x"));
         assert_eq!(kernel.memory(), 0x180_0000);
         assert_eq!(kernel.placement(), (PhysAddr::new(0x100_0000), 0x20_0000));
-        assert_eq!(kernel.parts, [Part { offset: 0, bytes: 1024..1024 + 5008 }]);
+        assert_eq!(
+            kernel.parts,
+            [Part {
+                offset: 0,
+                bytes: 1024..1024 + 5008
+            }]
+        );
         assert!(kernel.five_level && kernel.relocatable);
     }
 
@@ -168,14 +177,32 @@ pub(crate) mod tests {
         };
         assert!(matches!(changed(BOOT_FLAG, 0), Err(ImageError::NotKernel)));
         assert!(matches!(changed(MAGIC, 0), Err(ImageError::NotKernel)));
-        assert!(matches!(changed(VERSION, 8), Err(ImageError::OldProtocol { version: 0x208 })));
+        assert!(matches!(
+            changed(VERSION, 8),
+            Err(ImageError::OldProtocol { version: 0x208 })
+        ));
         assert!(matches!(changed(XLOADFLAGS, 0), Err(ImageError::Only32Bit)));
-        assert!(matches!(changed(KERNEL_ALIGNMENT, 3), Err(ImageError::Malformed { .. })));
-        assert!(matches!(changed(JUMP_LENGTH, 2), Err(ImageError::Malformed { .. })));
-        assert!(matches!(Kernel::parse(b"hello"), Err(ImageError::NotKernel)));
+        assert!(matches!(
+            changed(KERNEL_ALIGNMENT, 3),
+            Err(ImageError::Malformed { .. })
+        ));
+        assert!(matches!(
+            changed(JUMP_LENGTH, 2),
+            Err(ImageError::Malformed { .. })
+        ));
+        assert!(matches!(
+            Kernel::parse(b"hello"),
+            Err(ImageError::NotKernel)
+        ));
         let file = sample(5000);
         for len in [HEADER_END - 1, HEADER_END, 2000, file.len() - 1] {
-            assert!(matches!(Kernel::parse(&file[..len]), Err(ImageError::Truncated { .. })), "{len}");
+            assert!(
+                matches!(
+                    Kernel::parse(&file[..len]),
+                    Err(ImageError::Truncated { .. })
+                ),
+                "{len}"
+            );
         }
     }
 

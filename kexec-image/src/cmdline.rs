@@ -31,7 +31,6 @@ impl CommandLine {
         Self::default()
     }
 
-
     /// Adds parameters: any number of them, or none.
     pub fn append(&mut self, parameters: &str) -> &mut Self {
         let parameters = parameters.trim();
@@ -145,7 +144,10 @@ mod tests {
         let mut bytes = line.encode(100).unwrap();
         bytes[at..at + 16].copy_from_slice(b"00000000deadb000");
         let booted = std::str::from_utf8(&bytes[..bytes.len() - 1]).unwrap();
-        assert_eq!(CommandLine::jump_back_entry(booted), Some(PhysAddr::new(0xdead_b000)));
+        assert_eq!(
+            CommandLine::jump_back_entry(booted),
+            Some(PhysAddr::new(0xdead_b000))
+        );
     }
 
     #[test]
@@ -158,6 +160,9 @@ mod tests {
             Err(ImageError::CommandLineTooLong { len: 100, max: 99 })
         ));
         line.append("a\nb");
-        assert!(matches!(line.encode(200), Err(ImageError::CommandLineCharacter)));
+        assert!(matches!(
+            line.encode(200),
+            Err(ImageError::CommandLineCharacter)
+        ));
     }
 }

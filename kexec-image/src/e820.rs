@@ -42,10 +42,7 @@ pub(crate) fn map_beside_sleeper(
 }
 
 /// Writes `map` into the table of the boot parameters; returns the number of entries.
-pub(crate) fn write_table(
-    map: &RangeMap<MemoryKind>,
-    table: &mut [u8],
-) -> Result<u8, ImageError> {
+pub(crate) fn write_table(map: &RangeMap<MemoryKind>, table: &mut [u8]) -> Result<u8, ImageError> {
     let count = u8::try_from(map.len())
         .ok()
         .filter(|&count| count <= MAX_ENTRIES && usize::from(count) * ENTRY_SIZE <= table.len())
@@ -93,7 +90,10 @@ mod tests {
             (0x9ff_0000, 0x3ffe_0000, MemoryKind::Reserved),
             (0x3ffe_0000, 0x4000_0000, MemoryKind::AcpiTables),
         ]);
-        assert_eq!(map_beside_sleeper(&machine, range(0x400_0000, 0x9ff_0000), &low), expected);
+        assert_eq!(
+            map_beside_sleeper(&machine, range(0x400_0000, 0x9ff_0000), &low),
+            expected
+        );
     }
 
     #[test]
@@ -101,7 +101,8 @@ mod tests {
         let mut map = RangeMap::new();
         for index in 0..129 {
             let start = index * 0x2000;
-            map.insert(range(start, start + 0x1000), MemoryKind::Ram).unwrap();
+            map.insert(range(start, start + 0x1000), MemoryKind::Ram)
+                .unwrap();
         }
         let mut table = vec![0; 4096];
         assert!(matches!(

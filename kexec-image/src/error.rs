@@ -22,7 +22,9 @@ pub enum ImageError {
         size: u64,
     },
     /// A kernel without the 64-bit entry.
-    #[error("the kernel has no 64-bit entry: it is a 32-bit one, and this machine runs a 64-bit one")]
+    #[error(
+        "the kernel has no 64-bit entry: it is a 32-bit one, and this machine runs a 64-bit one"
+    )]
     Only32Bit,
     /// A kernel that speaks too old a boot protocol.
     #[error("the kernel speaks boot protocol {}.{}, and 2.12 (Linux 3.8) is needed", version >> 8, version & 0xff)]
@@ -54,7 +56,9 @@ pub enum ImageError {
         value: u64,
     },
     /// The command line is too long.
-    #[error("the command line has {len} bytes, and the kernel takes {max}; shorten what is appended")]
+    #[error(
+        "the command line has {len} bytes, and the kernel takes {max}; shorten what is appended"
+    )]
     CommandLineTooLong {
         /// Its length in bytes.
         len: usize,

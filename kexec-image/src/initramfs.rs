@@ -204,10 +204,18 @@ mod tests {
         let mut archive = Archive::new();
         archive.file("/bin/sh", 0o755, b"abcde").unwrap();
         archive.symlink("init", "bin/sh").unwrap();
-        archive.device("dev/console", 0o600, DeviceKind::Character, 5, 1).unwrap();
+        archive
+            .device("dev/console", 0o600, DeviceKind::Character, 5, 1)
+            .unwrap();
         let listed = listed(&archive.finish());
-        let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
-        let seen: Vec<_> = lines.iter().map(|words| (words[0], *words.last().unwrap())).collect();
+        let lines: Vec<Vec<&str>> = listed
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        let seen: Vec<_> = lines
+            .iter()
+            .map(|words| (words[0], *words.last().unwrap()))
+            .collect();
         assert_eq!(
             seen,
             [

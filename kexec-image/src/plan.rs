@@ -54,7 +54,8 @@ impl<'a> LoadPlan<'a> {
         }
         debug_assert!(segments.is_sorted_by(|low, high| low.memory.end() <= high.memory.start()));
         debug_assert!(segments.iter().all(|segment| {
-            segment.memory.is_aligned(PAGE_SIZE) && segment.bytes.len() as u64 <= segment.memory.len()
+            segment.memory.is_aligned(PAGE_SIZE)
+                && segment.bytes.len() as u64 <= segment.memory.len()
         }));
         Ok(Self {
             purpose,
@@ -91,7 +92,9 @@ impl<'a> LoadPlan<'a> {
         }
         let code = PhysRange::from_len(window.start(), PAGE_SIZE)
             .filter(|page| window.covers(*page) && page.is_aligned(PAGE_SIZE))
-            .ok_or(refused("the window has no page for the code that goes there"))?;
+            .ok_or(refused(
+                "the window has no page for the code that goes there",
+            ))?;
         Self::new(
             Purpose::Return,
             code.start(),
@@ -131,7 +134,10 @@ impl<'a> LoadPlan<'a> {
     /// How much memory all segments take, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.memory.len()).sum()
+        self.segments
+            .iter()
+            .map(|segment| segment.memory.len())
+            .sum()
     }
 
     /// The flags that the plan is loaded with: only a kernel that is to come back has its context
@@ -187,7 +193,9 @@ mod tests {
         let plan = LoadPlan::returning(PhysAddr::new(0x1234_50f2), &page, window).unwrap();
         assert_eq!(plan.flags(), LoadFlags::empty());
         assert_eq!(plan.entry(), window.start());
-        let [code, kept] = plan.segments() else { panic!("two segments") };
+        let [code, kept] = plan.segments() else {
+            panic!("two segments")
+        };
         assert_eq!(code.memory, range(0x400_0000, 0x400_1000));
         assert_eq!(kept.memory, range(0x1234_5000, 0x1234_6000));
         assert_eq!(kept.bytes, page);
@@ -198,7 +206,11 @@ mod tests {
     fn an_entry_that_cannot_be_right_is_refused() {
         let page = [0; 4096];
         let window = range(0x400_0000, 0xa00_0000);
-        for (entry, page) in [(0x500_0000, &page[..]), (0x100_0000, &page[1..]), (u64::MAX, &page)] {
+        for (entry, page) in [
+            (0x500_0000, &page[..]),
+            (0x100_0000, &page[1..]),
+            (u64::MAX, &page),
+        ] {
             assert!(LoadPlan::returning(PhysAddr::new(entry), page, window).is_err());
         }
     }

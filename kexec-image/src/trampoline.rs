@@ -125,7 +125,10 @@ pub(crate) fn boot(
     let mut code = unsafe { code(&raw const BOOT_START, &raw const BOOT_END) };
     // The last three words of the code, in order.
     let words = code.len() - 3 * 8;
-    LE::write_u64(&mut code[words..], jump_back_digits.unwrap_or_default().get());
+    LE::write_u64(
+        &mut code[words..],
+        jump_back_digits.unwrap_or_default().get(),
+    );
     LE::write_u64(&mut code[words + 8..], boot_params.get());
     LE::write_u64(&mut code[words + 16..], entry.get());
     code
@@ -154,7 +157,9 @@ mod tests {
         let without = boot(entry, params, None);
         assert_eq!(with.len(), without.len());
         assert!(with.len() < 4096);
-        let differing: Vec<_> = (0..with.len()).filter(|&at| with[at] != without[at]).collect();
+        let differing: Vec<_> = (0..with.len())
+            .filter(|&at| with[at] != without[at])
+            .collect();
         let words = with.len() - 24;
         assert_eq!(differing, [words, words + 1]);
         assert_eq!(LE::read_u64(&with[words + 8..]), 0x222);

@@ -63,15 +63,16 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, ImageError> {
             .checked_add(load.p_memsz)
             .ok_or(malformed("the size of a segment", load.p_memsz))?;
         if load.p_filesz > load.p_memsz {
-            return Err(malformed("the size of a segment in the file", load.p_filesz));
+            return Err(malformed(
+                "the size of a segment in the file",
+                load.p_filesz,
+            ));
         }
         let bytes = load
             .p_offset
             .checked_add(load.p_filesz)
             .filter(|&end| end <= size)
-            .and_then(|end| {
-                Some(usize::try_from(load.p_offset).ok()?..usize::try_from(end).ok()?)
-            })
+            .and_then(|end| Some(usize::try_from(load.p_offset).ok()?..usize::try_from(end).ok()?))
             .ok_or_else(|| truncated("a segment", load.p_offset.saturating_add(load.p_filesz)))?;
         parts.push(Part { offset, bytes });
     }
@@ -132,8 +133,10 @@ mod tests {
             ..Default::default()
         };
         // Out of order, as nothing forbids.
-        file.pwrite_with(load(0x2000, 0x120_0000, 0x1000, 0x40_0000), 64, LE).unwrap();
-        file.pwrite_with(load(0x1000, 0x100_0000, 0x1000, 0x1000), 120, LE).unwrap();
+        file.pwrite_with(load(0x2000, 0x120_0000, 0x1000, 0x40_0000), 64, LE)
+            .unwrap();
+        file.pwrite_with(load(0x1000, 0x100_0000, 0x1000, 0x1000), 120, LE)
+            .unwrap();
         file
     }
 
@@ -147,8 +150,14 @@ mod tests {
         assert_eq!(
             kernel.parts,
             [
-                Part { offset: 0, bytes: 0x1000..0x2000 },
-                Part { offset: 0x20_0000, bytes: 0x2000..0x3000 },
+                Part {
+                    offset: 0,
+                    bytes: 0x1000..0x2000
+                },
+                Part {
+                    offset: 0x20_0000,
+                    bytes: 0x2000..0x3000
+                },
             ]
         );
     }
@@ -162,8 +171,14 @@ mod tests {
         file[18] = 183;
         assert!(matches!(Kernel::parse(&file), Err(ImageError::NotKernel)));
         let file = sample();
-        assert!(matches!(Kernel::parse(&file[..0x2fff]), Err(ImageError::Truncated { .. })));
-        assert!(matches!(Kernel::parse(&file[..20]), Err(ImageError::Truncated { .. })));
+        assert!(matches!(
+            Kernel::parse(&file[..0x2fff]),
+            Err(ImageError::Truncated { .. })
+        ));
+        assert!(matches!(
+            Kernel::parse(&file[..20]),
+            Err(ImageError::Truncated { .. })
+        ));
     }
 
     proptest! {

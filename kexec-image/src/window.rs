@@ -137,11 +137,16 @@ pub fn choose(
         let window = PhysRange::from_len(at, size).ok_or(none)?;
         kernel.check_base(window)?;
         let refused = |why| Err(ImageError::WindowRefused { window, why });
-        if iomem.kernel_image().is_some_and(|image| image.overlaps(window)) {
+        if iomem
+            .kernel_image()
+            .is_some_and(|image| image.overlaps(window))
+        {
             return refused("the running kernel's code and data are there");
         }
         if !candidates.covers(window) {
-            return refused("it must be RAM that is below 4 GiB and not reserved for a crash kernel");
+            return refused(
+                "it must be RAM that is below 4 GiB and not reserved for a crash kernel",
+            );
         }
         return Ok(window);
     }
@@ -204,7 +209,12 @@ mod tests {
     fn a_place_behind_the_kernel_comes_first() {
         let file = sample(5000);
         let kernel = Kernel::parse(&file).unwrap();
-        let choose = |at| choose(&iomem(at), &kernel, Request::default()).unwrap().start().get();
+        let choose = |at| {
+            choose(&iomem(at), &kernel, Request::default())
+                .unwrap()
+                .start()
+                .get()
+        };
         assert_eq!(choose(0x200_0000), 0x300_0000);
         assert_eq!(choose(0x3e00_0000), 0x100_0000);
     }
@@ -214,7 +224,9 @@ mod tests {
         let file = sample(5000);
         let kernel = Kernel::parse(&file).unwrap();
         let refusal = |text: &str| {
-            choose(&iomem(0x200_0000), &kernel, text.parse().unwrap()).unwrap_err().to_string()
+            choose(&iomem(0x200_0000), &kernel, text.parse().unwrap())
+                .unwrap_err()
+                .to_string()
         };
         assert!(refusal("32M@0x2000000").contains("running kernel"));
         assert!(refusal("32M@0x3300000").contains("aligned"));

@@ -22,7 +22,10 @@ const ALIGN: usize = PAGE_SIZE as usize;
 
 /// Opens the device or file at `path` for direct I/O, or for cached I/O if it does not take that.
 fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
-    let direct = options.clone().custom_flags(OFlag::O_DIRECT.bits()).open(path);
+    let direct = options
+        .clone()
+        .custom_flags(OFlag::O_DIRECT.bits())
+        .open(path);
     direct.or_else(|_| options.open(path))
 }
 
@@ -188,13 +191,23 @@ mod tests {
         std::fs::write(file.path(), &bytes).unwrap();
         let device = DeviceReader::open(file.path()).unwrap();
         assert_eq!(device.size(), bytes.len() as u64);
-        for (start, end) in [(0, bytes.len()), (1, 2), (4095, 4097), (5 << 20, bytes.len()), (7, 7)] {
+        for (start, end) in [
+            (0, bytes.len()),
+            (1, 2),
+            (4095, 4097),
+            (5 << 20, bytes.len()),
+            (7, 7),
+        ] {
             let mut read = vec![0; end - start];
             device.read_exact_at(&mut read, start as u64).unwrap();
             assert!(read == bytes[start..end]);
         }
         let mut beyond = [0; 10];
-        assert!(device.read_exact_at(&mut beyond, bytes.len() as u64 - 9).is_err());
+        assert!(
+            device
+                .read_exact_at(&mut beyond, bytes.len() as u64 - 9)
+                .is_err()
+        );
         assert!(device.read_exact_at(&mut beyond, u64::MAX - 3).is_err());
     }
 }

@@ -83,7 +83,11 @@ pub fn examine() -> Vec<Finding> {
     let root = Path::new("/");
     let mut findings = vec![jump()];
     match machine::read() {
-        Ok(machine) => findings.extend(memory(&machine).into_iter().chain([firmware(root, &machine)])),
+        Ok(machine) => findings.extend(
+            memory(&machine)
+                .into_iter()
+                .chain([firmware(root, &machine)]),
+        ),
         Err(error) => findings.push(Finding::obstacle(
             "memory map",
             chain(&error),
@@ -97,7 +101,9 @@ pub fn examine() -> Vec<Finding> {
 /// Whether nothing is in the way.
 #[must_use]
 pub fn is_ready(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.status < Status::Obstacle)
+    findings
+        .iter()
+        .all(|finding| finding.status < Status::Obstacle)
 }
 
 /// An error and its causes on one line.
@@ -126,7 +132,10 @@ fn jump() -> Finding {
         .and_then(|page| kexec_sys::load(page.mem(), &[page], LoadFlags::PRESERVE_CONTEXT))
         .and_then(|()| kexec_sys::unload(LoadFlags::empty()));
     match probe {
-        Ok(()) => Finding::good(CHECK, "the kernel takes an image and would come back from it"),
+        Ok(()) => Finding::good(
+            CHECK,
+            "the kernel takes an image and would come back from it",
+        ),
         Err(error) => Finding::obstacle(
             CHECK,
             error.to_string(),
@@ -154,7 +163,10 @@ fn memory(machine: &Machine) -> Vec<Finding> {
         )
     };
     let readable = match (machine.direct_map, machine.vmcoreinfo) {
-        (Some(_), Some(_)) => Finding::good("analysis", "cores will be readable by crash and makedumpfile"),
+        (Some(_), Some(_)) => Finding::good(
+            "analysis",
+            "cores will be readable by crash and makedumpfile",
+        ),
         _ => Finding::warning(
             "analysis",
             "the kernel does not tell where it maps memory, or has no VMCOREINFO",
@@ -182,7 +194,10 @@ fn firmware(root: &Path, machine: &Machine) -> Finding {
 /// What a kernel needs to save and to restore; the running one is the usual choice.
 const OPTIONS: [(&str, &str); 5] = [
     ("CONFIG_KEXEC_JUMP", "to jump away and come back"),
-    ("CONFIG_PROC_VMCORE", "to see the memory of the machine that is saved"),
+    (
+        "CONFIG_PROC_VMCORE",
+        "to see the memory of the machine that is saved",
+    ),
     ("CONFIG_DEVMEM", "to write that memory back"),
     ("CONFIG_RELOCATABLE", "to run in the window"),
     ("CONFIG_BLK_DEV_INITRD", "to boot from an initramfs"),
@@ -241,14 +256,23 @@ mod tests {
         fs::create_dir_all(root.path().join("boot")).unwrap();
         fs::create_dir_all(root.path().join("proc/sys/kernel")).unwrap();
         fs::write(root.path().join("proc/sys/kernel/osrelease"), "6.1\n").unwrap();
-        let all: String = OPTIONS.iter().map(|(option, _)| format!("{option}=y\n")).collect();
+        let all: String = OPTIONS
+            .iter()
+            .map(|(option, _)| format!("{option}=y\n"))
+            .collect();
         let config = root.path().join("boot/config-6.1");
         fs::write(&config, &all).unwrap();
         assert_eq!(options(root.path()).status, Status::Good);
-        fs::write(&config, all.replace("CONFIG_PROC_VMCORE=y", "# CONFIG_PROC_VMCORE is not set")).unwrap();
+        fs::write(
+            &config,
+            all.replace("CONFIG_PROC_VMCORE=y", "# CONFIG_PROC_VMCORE is not set"),
+        )
+        .unwrap();
         let finding = options(root.path());
         assert_eq!(finding.status, Status::Warning);
-        assert!(finding.detail.contains("CONFIG_PROC_VMCORE (") && !finding.detail.contains("DEVMEM"));
+        assert!(
+            finding.detail.contains("CONFIG_PROC_VMCORE (") && !finding.detail.contains("DEVMEM")
+        );
     }
 
     #[test]

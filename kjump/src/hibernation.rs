@@ -1,8 +1,8 @@
 //! Kernel A: prepares its saving kernel.
 
 use kexec_image::{Boot, Kernel, LoadPlan, Machine, saved_memory, window};
-use vmcore::image::{Identity, ImageId, size_for};
 use vmcore::PAGE_SIZE;
+use vmcore::image::{Identity, ImageId, size_for};
 
 use crate::{Error, jump};
 

@@ -39,16 +39,16 @@ pub(crate) fn leave() -> Result<Infallible, Error> {
 /// Loads `plan` in place of whatever is loaded.
 pub(crate) fn load(plan: &LoadPlan<'_>) -> Result<(), Error> {
     let segments = plan.to_segments()?;
-    Ok(kexec_sys::load(plan.entry().get(), &segments, plan.flags())?)
+    Ok(kexec_sys::load(
+        plan.entry().get(),
+        &segments,
+        plan.flags(),
+    )?)
 }
 
 /// Loads the way back into the machine whose jump-back entry is `entry`, from a kernel that lives in
 /// `window`. `page` is the content of the page of the entry.
-pub(crate) fn load_way_back(
-    entry: PhysAddr,
-    page: &[u8],
-    window: PhysRange,
-) -> Result<(), Error> {
+pub(crate) fn load_way_back(entry: PhysAddr, page: &[u8], window: PhysRange) -> Result<(), Error> {
     load(&LoadPlan::returning(entry, page, window)?)
 }
 

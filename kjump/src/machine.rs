@@ -29,7 +29,9 @@ pub fn read() -> Result<Machine, Error> {
 /// As [`read`].
 pub fn read_at(root: &Path) -> Result<Machine, Error> {
     Ok(Machine {
-        release: read_text(root, "proc/sys/kernel/osrelease")?.trim().to_owned(),
+        release: read_text(root, "proc/sys/kernel/osrelease")?
+            .trim()
+            .to_owned(),
         build_id: build_id(root).unwrap_or_default(),
         iomem: iomem_at(root)?,
         paging: paging(&read_text(root, "proc/cpuinfo")?),
@@ -159,7 +161,10 @@ mod tests {
         write("proc/cpuinfo", b"processor : 0\nflags\t\t: fpu la57 lm\n");
         write("sys/kernel/vmcoreinfo", b"3f001000 1024\n");
         write("sys/kernel/notes", &encode_note("GNU", 3, &[0xab; 20]));
-        write("sys/firmware/efi/systab", b"ACPI20=0x3f77e014\nSMBIOS=0x3f\n");
+        write(
+            "sys/firmware/efi/systab",
+            b"ACPI20=0x3f77e014\nSMBIOS=0x3f\n",
+        );
         let mut kcore = CoreHeaders::new();
         let ram = PhysRange::new(0x1000, 0x2000).unwrap();
         kcore.load_in_place(ram, 0xffff_8880_0000_1000);
@@ -183,10 +188,15 @@ mod tests {
         let root = root();
         for name in ["sys", "proc/kcore"] {
             let path = root.path().join(name);
-            fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).unwrap();
+            fs::remove_dir_all(&path)
+                .or_else(|_| fs::remove_file(&path))
+                .unwrap();
         }
         let machine = read_at(root.path()).unwrap();
-        assert_eq!((machine.rsdp, machine.direct_map, machine.vmcoreinfo), (None, None, None));
+        assert_eq!(
+            (machine.rsdp, machine.direct_map, machine.vmcoreinfo),
+            (None, None, None)
+        );
         assert!(machine.build_id.is_empty());
     }
 
@@ -198,13 +208,20 @@ mod tests {
         params[0x70..0x74].copy_from_slice(&0x1234u32.to_le_bytes());
         fs::create_dir_all(root.path().join("sys/kernel/boot_params")).unwrap();
         fs::write(root.path().join("sys/kernel/boot_params/data"), params).unwrap();
-        assert_eq!(read_at(root.path()).unwrap().rsdp, Some(PhysAddr::new(0x1234)));
+        assert_eq!(
+            read_at(root.path()).unwrap().rsdp,
+            Some(PhysAddr::new(0x1234))
+        );
     }
 
     #[test]
     fn a_hidden_memory_map_is_an_error() {
         let root = root();
-        fs::write(root.path().join("proc/iomem"), "00000000-00000000 : System RAM\n").unwrap();
+        fs::write(
+            root.path().join("proc/iomem"),
+            "00000000-00000000 : System RAM\n",
+        )
+        .unwrap();
         assert!(matches!(read_at(root.path()), Err(Error::IoMem(_))));
     }
 }

@@ -102,7 +102,8 @@ impl Restoration {
     ///
     /// [`Error::Image`] with the reason why it cannot be resumed.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let image = Image::open(DeviceReader::open(path).map_err(Error::open(path))?).map_err(Error::image(path))?;
+        let image = Image::open(DeviceReader::open(path).map_err(Error::open(path))?)
+            .map_err(Error::image(path))?;
         Ok(Self {
             path: path.to_owned(),
             image,

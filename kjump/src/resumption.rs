@@ -25,7 +25,8 @@ impl<'a> Resumption<'a> {
     ///
     /// [`Error::Image`], [`Error::OtherMemory`] or [`Error::OtherPaging`] with the reason.
     pub fn open(machine: &'a Machine, path: &Path) -> Result<Self, Error> {
-        let image = Image::open(DeviceReader::open(path).map_err(Error::open(path))?).map_err(Error::image(path))?;
+        let image = Image::open(DeviceReader::open(path).map_err(Error::open(path))?)
+            .map_err(Error::image(path))?;
         image.core().map_err(Error::image(path))?;
         let identity = image.identity();
         if identity.paging != machine.paging {
@@ -60,7 +61,11 @@ impl<'a> Resumption<'a> {
     ///
     /// [`Error::Plan`] that says what does not fit.
     pub fn plan<'b>(&self, boot: &Boot<'b>) -> Result<LoadPlan<'b>, Error> {
-        Ok(LoadPlan::restoring(self.machine, self.image.identity(), boot)?)
+        Ok(LoadPlan::restoring(
+            self.machine,
+            self.image.identity(),
+            boot,
+        )?)
     }
 
     /// Loads `plan` and leaves for it. File systems are synced before, but not unmounted.
@@ -75,10 +80,7 @@ impl<'a> Resumption<'a> {
 }
 
 /// Checks that two machines have the same RAM.
-fn same_memory(
-    image: &RangeMap<MemoryKind>,
-    here: &RangeMap<MemoryKind>,
-) -> Result<(), Error> {
+fn same_memory(image: &RangeMap<MemoryKind>, here: &RangeMap<MemoryKind>) -> Result<(), Error> {
     let ram = |map: &RangeMap<MemoryKind>| {
         map.filter_map(|kind| (*kind == MemoryKind::Ram).then_some(()))
             .shrink_to(PAGE_SIZE)
@@ -113,7 +115,8 @@ mod tests {
     fn map(entries: &[(u64, u64, MemoryKind)]) -> RangeMap<MemoryKind> {
         let mut map = RangeMap::new();
         for &(start, end, kind) in entries {
-            map.insert(PhysRange::new(start, end).unwrap(), kind).unwrap();
+            map.insert(PhysRange::new(start, end).unwrap(), kind)
+                .unwrap();
         }
         map
     }
@@ -123,13 +126,25 @@ mod tests {
         let small = map(&[(0x10_0000, 0x2000_0000, MemoryKind::Ram)]);
         let large = map(&[(0x10_0000, 0x4000_0000, MemoryKind::Ram)]);
         assert!(same_memory(&small, &small).is_ok());
-        assert!(matches!(same_memory(&large, &small), Err(Error::OtherMemory { in_image: true, .. })));
-        assert!(matches!(same_memory(&small, &large), Err(Error::OtherMemory { in_image: false, .. })));
+        assert!(matches!(
+            same_memory(&large, &small),
+            Err(Error::OtherMemory { in_image: true, .. })
+        ));
+        assert!(matches!(
+            same_memory(&small, &large),
+            Err(Error::OtherMemory {
+                in_image: false,
+                ..
+            })
+        ));
     }
 
     #[test]
     fn parts_of_pages_and_other_kinds_do_not_matter() {
-        let one = map(&[(0x10_0000, 0x2000_0000, MemoryKind::Ram), (0x2000_0000, 0x2000_1000, MemoryKind::Reserved)]);
+        let one = map(&[
+            (0x10_0000, 0x2000_0000, MemoryKind::Ram),
+            (0x2000_0000, 0x2000_1000, MemoryKind::Reserved),
+        ]);
         let other = map(&[(0x10_0000, 0x2000_0400, MemoryKind::Ram)]);
         assert!(same_memory(&one, &other).is_ok());
     }

@@ -34,11 +34,10 @@ impl Sleeper {
     ///
     /// [`Error::NoSleeper`] if there is none, or [`Error::Core`] if its memory cannot be read.
     pub fn find() -> Result<Self, Error> {
-        let jump_back = CommandLine::jump_back_entry(&machine::command_line()?).ok_or(
-            Error::NoSleeper {
+        let jump_back =
+            CommandLine::jump_back_entry(&machine::command_line()?).ok_or(Error::NoSleeper {
                 what: "kexec_jump_back_entry= on the kernel command line",
-            },
-        )?;
+            })?;
         let path = Path::new(Self::VMCORE);
         let file = match File::open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -115,7 +114,8 @@ impl Sleeper {
     ///
     /// As [`save`](Self::save).
     pub fn record_failure(&self, path: &Path, reason: &str) -> Result<(), Error> {
-        let header = image::Header::read(&target::open(path, false)?).map_err(Error::image(path))?;
+        let header =
+            image::Header::read(&target::open(path, false)?).map_err(Error::image(path))?;
         if header.identity.id != self.identity.id {
             return Err(Error::WrongTarget {
                 path: path.to_owned(),

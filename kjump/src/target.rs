@@ -139,9 +139,9 @@ pub(crate) fn check_prepared(path: &Path, identity: &Identity) -> Result<(), Err
         Ok(header) if header.identity.id != identity.id => {
             Err(wrong(format!("the image {}", header.identity.id)))
         }
-        Ok(header) if header.stage != Stage::Prepared => {
-            Err(wrong("the image of this machine, already written".to_owned()))
-        }
+        Ok(header) if header.stage != Stage::Prepared => Err(wrong(
+            "the image of this machine, already written".to_owned(),
+        )),
         Ok(_) => Ok(()),
         Err(error) => Err(wrong(error.to_string())),
     }

@@ -127,7 +127,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(80 * 4096).unwrap();
         for page in 0..80 {
-            file.as_file().write_all_at(&[0x77; 4096], page * 4096).unwrap();
+            file.as_file()
+                .write_all_at(&[0x77; 4096], page * 4096)
+                .unwrap();
         }
         file
     }
@@ -209,8 +211,12 @@ mod tests {
             let core = core_of(&[(first, 2, 0)]);
             check(&core, &core.memory(), &target).unwrap_err()
         };
-        assert!(matches!(refusal(39), RestoreError::OwnMemory { owned, .. } if owned == range(40 * 4096, 50 * 4096)));
-        assert!(matches!(refusal(63), RestoreError::Occupied { name, .. } if name == "PCI Bus 0000:00"));
+        assert!(
+            matches!(refusal(39), RestoreError::OwnMemory { owned, .. } if owned == range(40 * 4096, 50 * 4096))
+        );
+        assert!(
+            matches!(refusal(63), RestoreError::Occupied { name, .. } if name == "PCI Bus 0000:00")
+        );
     }
 
     #[test]
@@ -219,7 +225,10 @@ mod tests {
         let mut machine = core.memory();
         machine.remove(range(0x2000, 0x3000));
         let target = FileTarget::new(tempfile::tempfile().unwrap());
-        assert!(matches!(check(&core, &machine, &target), Err(RestoreError::NotOfMachine { .. })));
+        assert!(matches!(
+            check(&core, &machine, &target),
+            Err(RestoreError::NotOfMachine { .. })
+        ));
     }
 
     #[test]
@@ -229,7 +238,9 @@ mod tests {
         assert!(target.zero(range(39 * 4096, 41 * 4096)).is_err());
         assert!(target.read(PhysAddr::new(45 * 4096), &mut [0; 8]).is_err());
         let mut bytes = [0; 8];
-        target.read(PhysAddr::new(3 * 4096 + 5), &mut bytes).unwrap();
+        target
+            .read(PhysAddr::new(3 * 4096 + 5), &mut bytes)
+            .unwrap();
         assert_eq!(bytes, [0x77; 8]);
         assert!(DevMem::open(Path::new("/nonexistent"), guard()).is_err());
     }

@@ -68,7 +68,7 @@ fn write_pieces(
 
 /// Writes zeros to `range`.
 fn write_zeros(file: &File, range: PhysRange) -> Result<(), RestoreError> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut at = range.start().get();
     while at < range.end().get() {
         let len = (range.end().get() - at).min(ZEROS.len() as u64);

@@ -123,12 +123,11 @@ impl IoMem {
     #[must_use]
     pub fn kernel_image(&self) -> Option<PhysRange> {
         let parts = ["Kernel code", "Kernel rodata", "Kernel data", "Kernel bss"];
-        self.named(&parts)
-            .reduce(|low, high| {
-                let start = low.start().min(high.start());
-                let end = low.end().max(high.end());
-                PhysRange::new(start.get(), end.get()).unwrap_or(low)
-            })
+        self.named(&parts).reduce(|low, high| {
+            let start = low.start().min(high.start());
+            let end = low.end().max(high.end());
+            PhysRange::new(start.get(), end.get()).unwrap_or(low)
+        })
     }
 
     /// The memory reserved for a crash kernel, if there is any.

@@ -111,6 +111,10 @@ mod tests {
                 .unwrap();
             assert!(seen == bytes[range.start as usize..range.end as usize]);
         }
-        assert!(mapped.for_each_piece(0..(9 << 20) + 1, &mut |_| Ok(())).is_err());
+        assert!(
+            mapped
+                .for_each_piece(0..(9 << 20) + 1, &mut |_| Ok(()))
+                .is_err()
+        );
     }
 }

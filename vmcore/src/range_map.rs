@@ -86,7 +86,8 @@ impl<C> RangeMap<C> {
 
     /// Index of the first entry that ends above `addr`.
     fn first_ending_above(&self, addr: PhysAddr) -> usize {
-        self.entries.partition_point(|(range, _)| range.end() <= addr)
+        self.entries
+            .partition_point(|(range, _)| range.end() <= addr)
     }
 
     /// The ranges that share an address with `range`, in ascending order.

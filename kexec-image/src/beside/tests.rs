@@ -35,7 +35,10 @@ fn identity(machine: &Machine, window: PhysRange) -> Identity {
 
 /// What the plan's memory holds at `addr`, as far as the plan has bytes for it.
 fn byte_at(plan: &LoadPlan<'_>, addr: PhysAddr) -> Option<u8> {
-    let segment = plan.segments().iter().find(|segment| segment.memory.contains(addr))?;
+    let segment = plan
+        .segments()
+        .iter()
+        .find(|segment| segment.memory.contains(addr))?;
     let offset = addr.offset_from(segment.memory.start())?;
     Some(segment.bytes.get(offset as usize).copied().unwrap_or(0))
 }
@@ -105,7 +108,11 @@ fn saving_plan(check: impl FnOnce(&LoadPlan<'_>, &Identity)) {
     let machine = machine();
     let window = window::choose(&machine.iomem, &kernel, window::Request::default()).unwrap();
     let identity = identity(&machine, window);
-    let boot = Boot { kernel: &kernel, initramfs: &[5; 10_000], append: "console=ttyS0" };
+    let boot = Boot {
+        kernel: &kernel,
+        initramfs: &[5; 10_000],
+        append: "console=ttyS0",
+    };
     let plan = LoadPlan::saving(&machine, &identity, &boot).unwrap();
     check(&plan, &identity);
 }
@@ -137,17 +144,27 @@ fn the_saving_kernel_is_told_all_it_needs() {
         assert_eq!(bytes_at(plan, ramdisk & 0xffff_ffff, 3), [5, 5, 5]);
 
         // RAM is low memory and the window, up to the core headers.
-        let core = u64::from_str_radix(&CommandLine::value(&cmdline, "elfcorehdr").unwrap()[2..], 16).unwrap();
+        let core = u64::from_str_radix(
+            &CommandLine::value(&cmdline, "elfcorehdr").unwrap()[2..],
+            16,
+        )
+        .unwrap();
         let mut ram = RangeMap::new();
         for entry in 0..bytes_at(plan, params(plan) + 0x1e8, 1)[0] {
             let at = params(plan) + 0x2d0 + 20 * u64::from(entry);
             let (start, len) = (word_at(plan, at), word_at(plan, at + 8));
             if bytes_at(plan, at + 16, 4) == [1, 0, 0, 0] {
-                ram.insert(PhysRange::new(start, start + len).unwrap(), ()).unwrap();
+                ram.insert(PhysRange::new(start, start + len).unwrap(), ())
+                    .unwrap();
             }
         }
         let mut expected = identity.low.clone();
-        expected.insert(PhysRange::new(identity.window.start().get(), core).unwrap(), ()).unwrap();
+        expected
+            .insert(
+                PhysRange::new(identity.window.start().get(), core).unwrap(),
+                (),
+            )
+            .unwrap();
         assert_eq!(ram, expected);
     });
 }
@@ -162,7 +179,11 @@ impl ReadAt for Loaded<'_> {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
         // The headers are read from where the core begins, the rest from physical addresses.
-        let offset = if offset < PAGE_SIZE { self.1 + offset } else { offset };
+        let offset = if offset < PAGE_SIZE {
+            self.1 + offset
+        } else {
+            offset
+        };
         for (byte, addr) in buf.iter_mut().zip(offset..) {
             *byte = byte_at(self.0, PhysAddr::new(addr)).unwrap_or(0);
         }
@@ -204,15 +225,37 @@ fn what_does_not_fit_is_refused() {
         let mut kernel = kernel.clone();
         kernel.five_level = false;
         let initramfs = vec![0; initramfs];
-        let boot = Boot { kernel: &kernel, initramfs: &initramfs, append };
+        let boot = Boot {
+            kernel: &kernel,
+            initramfs: &initramfs,
+            append,
+        };
         LoadPlan::saving(&machine, &identity, &boot).map(|_| ())
     };
     let four = Paging::FourLevel;
     assert!(plan(64 << 20, 1000, "", four).is_ok());
-    assert!(matches!(plan(4096, 0, "", four), Err(ImageError::WindowTooSmall { .. })));
-    assert!(matches!(plan(64 << 20, 64 << 20, "", four), Err(ImageError::WindowTooSmall { what: "the initramfs", .. })));
+    assert!(matches!(
+        plan(4096, 0, "", four),
+        Err(ImageError::WindowTooSmall { .. })
+    ));
+    assert!(matches!(
+        plan(64 << 20, 64 << 20, "", four),
+        Err(ImageError::WindowTooSmall {
+            what: "the initramfs",
+            ..
+        })
+    ));
     assert!(matches!(plan(0x3000_0000, 0, "", four), Ok(())));
-    assert!(matches!(plan(0x4100_0000, 0, "", four), Err(ImageError::MoreThanHalf { .. })));
-    assert!(matches!(plan(64 << 20, 0, &"x".repeat(2048), four), Err(ImageError::CommandLineTooLong { .. })));
-    assert!(matches!(plan(64 << 20, 0, "", Paging::FiveLevel), Err(ImageError::No5Level)));
+    assert!(matches!(
+        plan(0x4100_0000, 0, "", four),
+        Err(ImageError::MoreThanHalf { .. })
+    ));
+    assert!(matches!(
+        plan(64 << 20, 0, &"x".repeat(2048), four),
+        Err(ImageError::CommandLineTooLong { .. })
+    ));
+    assert!(matches!(
+        plan(64 << 20, 0, "", Paging::FiveLevel),
+        Err(ImageError::No5Level)
+    ));
 }

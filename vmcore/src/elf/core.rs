@@ -269,18 +269,24 @@ pub(super) fn read_program_headers(
 }
 
 fn check_load(program: &ProgramHeader, size: u64) -> Result<Load, CoreError> {
-    let memory =
-        PhysRange::from_len(PhysAddr::new(program.p_paddr), program.p_memsz).ok_or(CoreError::Malformed {
+    let memory = PhysRange::from_len(PhysAddr::new(program.p_paddr), program.p_memsz).ok_or(
+        CoreError::Malformed {
             what: "the end of a segment of memory",
             value: program.p_paddr.wrapping_add(program.p_memsz),
-        })?;
+        },
+    )?;
     if program.p_filesz > program.p_memsz {
         return Err(CoreError::Malformed {
             what: "the size of a segment in the file",
             value: program.p_filesz,
         });
     }
-    check_end("a segment of memory", program.p_offset, program.p_filesz, size)?;
+    check_end(
+        "a segment of memory",
+        program.p_offset,
+        program.p_filesz,
+        size,
+    )?;
     Ok(Load {
         memory,
         offset: program.p_offset,

@@ -86,7 +86,10 @@ impl CoreHeaders {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let count = u16::try_from(self.programs.len()).unwrap_or(super::PN_XNUM);
-        assert!(count < super::PN_XNUM, "too many segments for the headers of a core");
+        assert!(
+            count < super::PN_XNUM,
+            "too many segments for the headers of a core"
+        );
         let mut header = Header {
             e_type: ET_CORE,
             e_machine: EM_X86_64,
@@ -102,13 +105,17 @@ impl CoreHeaders {
         header.e_ident[EI_DATA] = 1;
         header.e_ident[EI_VERSION] = 1;
 
-        let mut bytes = vec![0; FILE_HEADER as usize + self.programs.len() * PROGRAM_HEADER as usize];
+        let mut bytes =
+            vec![0; FILE_HEADER as usize + self.programs.len() * PROGRAM_HEADER as usize];
         let offset = &mut 0;
         let mut fits = bytes.gwrite_with(header, offset, LE).is_ok();
         for program in &self.programs {
             fits &= bytes.gwrite_with(*program, offset, LE).is_ok();
         }
-        debug_assert!(fits && *offset == bytes.len(), "the headers fill the bytes exactly");
+        debug_assert!(
+            fits && *offset == bytes.len(),
+            "the headers fill the bytes exactly"
+        );
         bytes
     }
 }

@@ -42,7 +42,10 @@ mod tests {
         headers
             .load_in_place(range(0x100_0000, 0x200_0000), 0xffff_ffff_8100_0000)
             .load_in_place(range(0x1000, 0x9f000), 0xffff_9a80_0000_1000);
-        assert_eq!(direct_map_base(&headers.encode()).unwrap(), Some(0xffff_9a80_0000_0000));
+        assert_eq!(
+            direct_map_base(&headers.encode()).unwrap(),
+            Some(0xffff_9a80_0000_0000)
+        );
         assert_eq!(direct_map_base(&CoreHeaders::new().encode()).unwrap(), None);
         assert!(direct_map_base(&b"junk".to_vec()).is_err());
     }

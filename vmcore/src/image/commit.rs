@@ -30,11 +30,7 @@ pub(super) fn encode(id: ImageId, core_size: u64, state: State) -> Vec<u8> {
 
 /// Reads the record for the image `id`. A record that is not this image's, or none, means that the
 /// image was not committed.
-pub(super) fn read(
-    source: &impl ReadAt,
-    id: ImageId,
-    core_size: u64,
-) -> Result<State, ImageError> {
+pub(super) fn read(source: &impl ReadAt, id: ImageId, core_size: u64) -> Result<State, ImageError> {
     let offset = commit_offset(core_size).ok_or(ImageError::Malformed {
         what: "the size of the core",
     })?;

@@ -89,7 +89,10 @@ impl Identity {
     /// The build id in hexadecimal digits.
     #[must_use]
     pub fn build_id_hex(&self) -> String {
-        self.build_id.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.build_id
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     pub(super) fn encode(&self, to: &mut Writer) {
@@ -127,7 +130,9 @@ impl Identity {
         let mut memory = RangeMap::new();
         for _ in 0..from.u64()? {
             let range = from.range()?;
-            memory.insert(range, MemoryKind::from_e820(from.u32()?)).ok()?;
+            memory
+                .insert(range, MemoryKind::from_e820(from.u32()?))
+                .ok()?;
         }
         Some(Self {
             id,

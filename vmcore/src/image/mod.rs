@@ -116,7 +116,9 @@ pub enum ImageError {
         size: u64,
     },
     /// The target was prepared, but nothing was saved to it.
-    #[error("nothing was saved here: hibernation began, but its saving kernel never wrote the image")]
+    #[error(
+        "nothing was saved here: hibernation began, but its saving kernel never wrote the image"
+    )]
     Prepared,
     /// Saving failed.
     #[error("nothing was saved here: saving failed: {reason}")]

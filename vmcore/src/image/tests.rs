@@ -16,9 +16,15 @@ fn identity() -> Identity {
     let mut low = RangeMap::new();
     low.insert(range(0x1000, 0x9f000), ()).unwrap();
     let mut memory = RangeMap::new();
-    memory.insert(range(0x1000, 0x9f000), MemoryKind::Ram).unwrap();
-    memory.insert(range(0x10_0000, 0x4000_0000), MemoryKind::Ram).unwrap();
-    memory.insert(range(0xfee0_0000, 0xfee0_1000), MemoryKind::Custom(12)).unwrap();
+    memory
+        .insert(range(0x1000, 0x9f000), MemoryKind::Ram)
+        .unwrap();
+    memory
+        .insert(range(0x10_0000, 0x4000_0000), MemoryKind::Ram)
+        .unwrap();
+    memory
+        .insert(range(0xfee0_0000, 0xfee0_1000), MemoryKind::Custom(12))
+        .unwrap();
     Identity {
         id: ImageId(*b"0123456789abcdef"),
         release: "6.12.1-test".into(),
@@ -47,8 +53,14 @@ fn core() -> Vec<u8> {
 fn image() -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut last = 0;
-    write(&identity(), PhysAddr::new(0x1234_5678), &core(), &mut bytes, &mut |at| last = at.done)
-        .unwrap();
+    write(
+        &identity(),
+        PhysAddr::new(0x1234_5678),
+        &core(),
+        &mut bytes,
+        &mut |at| last = at.done,
+    )
+    .unwrap();
     assert_eq!(last, core().len() as u64);
     bytes
 }
@@ -63,7 +75,8 @@ fn an_image_reads_back() {
     let core = image.core().unwrap();
     assert_eq!(Identity::from_core(&core), Some(identity()));
     let mut page = [0; 4096];
-    core.read_memory(PhysAddr::new(0x10_1000), &mut page).unwrap();
+    core.read_memory(PhysAddr::new(0x10_1000), &mut page)
+        .unwrap();
     assert_eq!(page, [7; 4096]);
 }
 
@@ -75,18 +88,29 @@ fn a_target_is_only_valid_when_committed() {
     // The record of another image, as left by one that was there before.
     let other = commit::encode(ImageId([9; 16]), core().len() as u64, State::Committed);
     target[commit..].copy_from_slice(&other);
-    assert!(matches!(Image::open(target.clone()), Err(ImageError::Uncommitted)));
+    assert!(matches!(
+        Image::open(target.clone()),
+        Err(ImageError::Uncommitted)
+    ));
     target[commit..].fill(0);
-    assert!(matches!(Image::open(target.clone()), Err(ImageError::Uncommitted)));
+    assert!(matches!(
+        Image::open(target.clone()),
+        Err(ImageError::Uncommitted)
+    ));
     target.truncate(commit);
-    assert!(matches!(Image::open(target), Err(ImageError::Truncated { .. })));
+    assert!(matches!(
+        Image::open(target),
+        Err(ImageError::Truncated { .. })
+    ));
 
     let mut prepared = Vec::new();
     prepare(&identity(), &mut prepared).unwrap();
     assert!(matches!(Image::open(prepared), Err(ImageError::Prepared)));
     let mut failed = Vec::new();
     record_failure(&identity(), "no space", &mut failed).unwrap();
-    assert!(matches!(Image::open(failed), Err(ImageError::Failed { reason }) if reason == "no space"));
+    assert!(
+        matches!(Image::open(failed), Err(ImageError::Failed { reason }) if reason == "no space")
+    );
 }
 
 #[test]

@@ -58,11 +58,7 @@ pub fn record_failure(
     write_header(identity, Stage::Failed(reason.to_owned()), sink)
 }
 
-fn write_header(
-    identity: &Identity,
-    stage: Stage,
-    sink: &mut impl Sink,
-) -> Result<(), ImageError> {
+fn write_header(identity: &Identity, stage: Stage, sink: &mut impl Sink) -> Result<(), ImageError> {
     let header = Header {
         identity: identity.clone(),
         stage,

@@ -94,7 +94,12 @@ pub(crate) struct KernelOptions {
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
     /// More for its kernel command line; the consoles of the running kernel are there already
-    #[arg(long, value_name = "PARAMETERS", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "PARAMETERS",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) append: String,
 }
 

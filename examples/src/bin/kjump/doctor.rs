@@ -14,17 +14,30 @@ pub(crate) fn run(as_json: bool) -> Result<ExitCode> {
         println!("{:#}", to_json(&findings));
     } else {
         for finding in &findings {
-            println!("{:<9} {}: {}", finding.status.to_string(), finding.check, finding.detail);
+            println!(
+                "{:<9} {}: {}",
+                finding.status.to_string(),
+                finding.check,
+                finding.detail
+            );
             if let Some(remedy) = &finding.remedy {
                 println!("{:<9} -> {remedy}", "");
             }
         }
         println!(
             "{}",
-            if ready { "yes: this machine can hibernate" } else { "no: this machine cannot hibernate" }
+            if ready {
+                "yes: this machine can hibernate"
+            } else {
+                "no: this machine cannot hibernate"
+            }
         );
     }
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn to_json(findings: &[Finding]) -> serde_json::Value {

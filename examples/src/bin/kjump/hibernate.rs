@@ -17,7 +17,11 @@ fn with_plan<T>(
     then: impl FnOnce(&Prepared<'_>) -> Result<T>,
 ) -> Result<T> {
     let machine = machine::read()?;
-    let role = if image.is_some() { Role::Save } else { Role::Back };
+    let role = if image.is_some() {
+        Role::Save
+    } else {
+        Role::Back
+    };
     let files = role::files(&options.kernel, &machine.release, role, image)?;
     let hibernation = Hibernation {
         machine: &machine,
@@ -81,7 +85,9 @@ pub(crate) fn hibernate(options: &LoadOptions, image: &Path, dry_run: bool) -> R
         load_and_prepare(prepared, Some(target))?;
         Ok(Some(prepared.identity.clone()))
     })?;
-    let Some(identity) = identity else { return Ok(()) };
+    let Some(identity) = identity else {
+        return Ok(());
+    };
     say!("jumping to the saving kernel");
     kjump::jump()?;
     match ImageTarget::outcome(image, &identity)? {

@@ -36,14 +36,23 @@ pub(crate) fn run() -> ! {
 /// Mounts what the kernel shows of itself.
 fn mount_all() -> Result<()> {
     for (what, kind) in [("/proc", "proc"), ("/sys", "sysfs"), ("/dev", "devtmpfs")] {
-        mount(None::<&str>, what, Some(kind), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("cannot mount {what}"))?;
+        mount(
+            None::<&str>,
+            what,
+            Some(kind),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .with_context(|| format!("cannot mount {what}"))?;
     }
     Ok(())
 }
 
 fn play() -> Result<()> {
-    say!("{} CPUs", thread::available_parallelism().map_or(1, usize::from));
+    say!(
+        "{} CPUs",
+        thread::available_parallelism().map_or(1, usize::from)
+    );
     let line = machine::command_line()?;
     let role = Role::from_command_line(&line)
         .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
@@ -52,7 +61,11 @@ fn play() -> Result<()> {
             Ok(sleeper) => save_or_go_back(&sleeper, &line),
             Err(error) => Err(error.into()),
         },
-        Role::Restore => restore::restore(&image(&line)?, Path::new("/dev/mem"), false),
+        Role::Restore => {
+            let id = CommandLine::value(&line, Role::ID_KEY)
+                .ok_or_else(|| anyhow!("no image: {}= is missing", Role::ID_KEY))?;
+            restore::restore_by_id(&image(&line)?, id)
+        }
         Role::Back => match save::back()? {},
     }
 }

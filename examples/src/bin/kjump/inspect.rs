@@ -86,7 +86,14 @@ fn print(facts: &Facts) {
         None => {}
     }
     line("kernel", facts.release.as_deref().unwrap_or("unknown"));
-    line("build id", facts.build_id.as_deref().filter(|id| !id.is_empty()).unwrap_or("unknown"));
+    line(
+        "build id",
+        facts
+            .build_id
+            .as_deref()
+            .filter(|id| !id.is_empty())
+            .unwrap_or("unknown"),
+    );
     if let Some(identity) = &facts.identity {
         line("id", &identity.id.to_string());
         line("paging", &identity.paging.to_string());

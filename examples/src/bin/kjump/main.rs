@@ -38,7 +38,11 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Doctor { json } => return doctor::run(json),
         Verb::Load(load) => hibernate::load(&load)?,
-        Verb::Hibernate { load, image, dry_run } => hibernate::hibernate(&load, &image, dry_run)?,
+        Verb::Hibernate {
+            load,
+            image,
+            dry_run,
+        } => hibernate::hibernate(&load, &image, dry_run)?,
         Verb::Jump => hibernate::jump()?,
         Verb::Back => match save::back()? {},
         Verb::Save { image } => save::run(&image)?,

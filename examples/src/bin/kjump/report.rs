@@ -20,7 +20,11 @@ pub(crate) fn error(error: &anyhow::Error) {
 
 /// A size for people.
 pub(crate) fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
+    human(bytes as f64)
+}
+
+/// A number of bytes for people.
+fn human(mut value: f64) -> String {
     let mut unit = "bytes";
     for larger in ["KiB", "MiB", "GiB", "TiB"] {
         if value < 1024.0 {
@@ -29,17 +33,16 @@ pub(crate) fn size(bytes: u64) -> String {
         value /= 1024.0;
         unit = larger;
     }
-    if unit == "bytes" {
-        format!("{bytes} bytes")
-    } else {
-        format!("{value:.1} {unit}")
-    }
+    let digits = usize::from(unit != "bytes");
+    format!("{value:.digits$} {unit}")
 }
 
 /// How much memory this process has had resident at most, in KiB (`VmHWM`, proc_pid_status(5)).
 pub(crate) fn peak_memory_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
@@ -82,7 +85,7 @@ impl Meter {
             size(at.done),
             size(at.total),
             at.done.saturating_mul(100) / at.total.max(1),
-            size(rate as u64),
+            human(rate),
             at.total.saturating_sub(at.done) as f64 / rate,
         );
         if self.terminal {
@@ -99,12 +102,15 @@ impl Meter {
             print!("\r\x1b[K");
         }
         let elapsed = self.start.elapsed().as_secs_f64();
-        let rate = size((self.total as f64 / elapsed.max(0.001)) as u64);
+        let rate = human(self.total as f64 / elapsed.max(0.001));
         let memory = match peak_memory_kib() {
             Some(kib) => format!(", peak resident memory {kib} KiB"),
             None => String::new(),
         };
-        say!("{done} {} in {elapsed:.1} s ({rate}/s){memory}", size(self.total));
+        say!(
+            "{done} {} in {elapsed:.1} s ({rate}/s){memory}",
+            size(self.total)
+        );
     }
 }
 

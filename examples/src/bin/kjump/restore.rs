@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use kjump::restore::DevMem;
 use kjump::{Memory, Restoration};
 
 use crate::cli;
@@ -10,20 +11,36 @@ use crate::report::{Meter, say, size};
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
-    self::restore(&restore.image, &restore.target, restore.dry_run)
+    let restoration = Restoration::open(&restore.image)?;
+    if !restore.dry_run {
+        return self::restore(restoration, &restore.target);
+    }
+    let summary = restoration.check(&Memory::open(&restore.target)?)?;
+    say!(
+        "{} can be restored to {}; nothing was written",
+        size(summary.data + summary.zeros),
+        restore.target.display()
+    );
+    Ok(())
+}
+
+/// Restores the image with this id, and jumps into it.
+pub(crate) fn restore_by_id(image: &Path, id: &str) -> Result<()> {
+    let restoration = Restoration::open(image)?;
+    let found = restoration.image().identity().id.to_string();
+    ensure!(
+        found == id,
+        "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
+        image.display()
+    );
+    restore(restoration, Path::new(DevMem::PATH))
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.
-pub(crate) fn restore(image: &Path, target: &Path, dry_run: bool) -> Result<()> {
-    let restoration = Restoration::open(image)?;
+fn restore(restoration: Restoration, target: &Path) -> Result<()> {
     let memory = Memory::open(target)?;
-    if dry_run {
-        let summary = restoration.check(&memory)?;
-        let bytes = size(summary.data + summary.zeros);
-        say!("{bytes} can be restored to {}; nothing was written", target.display());
-        return Ok(());
-    }
-    say!("restoring {} to {}", restoration.image().identity().release, target.display());
+    let release = &restoration.image().identity().release;
+    say!("restoring {release} to {}", target.display());
     let is_file = matches!(memory, Memory::File(_));
     let mut meter = Meter::new("restoring");
     let restored = restoration.restore(memory, &mut |at| meter.update(at))?;

@@ -17,11 +17,12 @@ pub(crate) fn run(resume: &cli::Resume) -> Result<()> {
 
     let image = Some(resume.image.as_path());
     let files = role::files(&resume.kernel, &machine.release, Role::Restore, image)?;
+    let append = format!("{} {}={}", files.append, Role::ID_KEY, identity.id);
     let kernel = Kernel::parse(&files.kernel).map_err(Error::from)?;
     let plan = resumption.plan(&Boot {
         kernel: &kernel,
         initramfs: &files.initramfs,
-        append: &files.append,
+        append: &append,
     })?;
     if resume.dry_run {
         println!("{plan}");

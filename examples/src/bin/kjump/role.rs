@@ -26,6 +26,8 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) const KEY: &str = "kjump.role";
     pub(crate) const IMAGE_KEY: &str = "kjump.image";
+    /// Which image is to be restored: device names may differ from one kernel to the next.
+    pub(crate) const ID_KEY: &str = "kjump.id";
 
     pub(crate) const ALL: [Self; 3] = [Self::Save, Self::Restore, Self::Back];
 
@@ -51,7 +53,7 @@ pub(crate) struct Files {
     pub(crate) append: String,
 }
 
-/// Reads the files that `options` name, for a kernel in `role`.
+/// Reads the files that `options` name, for a kernel in `role` with the image at this path.
 pub(crate) fn files(
     options: &KernelOptions,
     release: &str,
@@ -64,11 +66,11 @@ pub(crate) fn files(
             anyhow!("no kernel /boot/vmlinuz-{release}; say which one to load with --kernel")
         })?,
     };
-    let kernel = fs::read(&path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
+    let kernel =
+        fs::read(&path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
     let initramfs = match &options.initrd {
-        Some(path) => {
-            fs::read(path).with_context(|| format!("cannot read the initramfs {}", path.display()))?
-        }
+        Some(path) => fs::read(path)
+            .with_context(|| format!("cannot read the initramfs {}", path.display()))?,
         None => own_initramfs()?,
     };
     Ok(Files {
@@ -88,12 +90,18 @@ fn append(role: Role, image: Option<&Path>, running: &str, more: &str) -> Result
             line.append(parameter);
         }
     }
-    line.append("panic=10").append(&format!("{}={}", Role::KEY, role.name()));
+    line.append("panic=10")
+        .append(&format!("{}={}", Role::KEY, role.name()));
     if let Some(image) = image {
         let image = image
             .to_str()
             .filter(|image| !image.contains(['"', ' ', '\n']))
-            .ok_or_else(|| anyhow!("the path {} cannot stand on a kernel command line", image.display()))?;
+            .ok_or_else(|| {
+                anyhow!(
+                    "the path {} cannot stand on a kernel command line",
+                    image.display()
+                )
+            })?;
         line.append(&format!("{}={image}", Role::IMAGE_KEY));
     }
     line.append(more);
@@ -117,7 +125,11 @@ fn own_initramfs() -> Result<Vec<u8>> {
 /// Refuses a binary that needs libraries, which an initramfs does not have.
 fn check_static(binary: &[u8]) -> Result<()> {
     let elf = Elf::parse(binary).context("this program's own binary is no ELF file")?;
-    if elf.program_headers.iter().any(|program| program.p_type == PT_INTERP) {
+    if elf
+        .program_headers
+        .iter()
+        .any(|program| program.p_type == PT_INTERP)
+    {
         bail!(
             "this binary needs shared libraries and cannot be an init; build it with \
              RUSTFLAGS='-C target-feature=+crt-static' and --target x86_64-unknown-linux-gnu, or pass --initrd"
@@ -129,7 +141,11 @@ fn check_static(binary: &[u8]) -> Result<()> {
 /// Writes the initramfs to a file.
 pub(crate) fn write_initramfs(out: &PathBuf) -> Result<()> {
     let archive = own_initramfs()?;
-    let archive = if out.extension() == Some(OsStr::new("gz")) { gzip(&archive) } else { archive };
+    let archive = if out.extension() == Some(OsStr::new("gz")) {
+        gzip(&archive)
+    } else {
+        archive
+    };
     fs::write(out, archive).with_context(|| format!("cannot write {}", out.display()))
 }
 

@@ -24,10 +24,17 @@ pub(crate) fn save(sleeper: &Sleeper, image: &Path) -> Result<()> {
         sleeper.write(image, &mut StandardOutput(io::stdout().lock()), &mut |_| {})?;
         return Ok(());
     }
-    say!("saving {} to {}", sleeper.identity().release, image.display());
+    say!(
+        "saving {} to {}",
+        sleeper.identity().release,
+        image.display()
+    );
     let mut meter = Meter::new("saving");
     let progress = &mut |at| meter.update(at);
-    if image.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device()) {
+    if image
+        .metadata()
+        .is_ok_and(|metadata| metadata.file_type().is_block_device())
+    {
         sleeper.save(image, progress)?;
     } else {
         let mut file = File::create_new(image)

@@ -93,7 +93,10 @@ fn other_files_are_refused_by_name() {
     assert!(matches!(with(5, 2), Err(CoreError::BigEndian)));
     assert!(matches!(with(16, 2), Err(CoreError::NotCore { kind: 2 })));
     assert!(matches!(with(54, 55), Err(CoreError::Malformed { .. })));
-    assert!(matches!(Core::open(b"\x7fELF".to_vec()), Err(CoreError::Truncated { .. })));
+    assert!(matches!(
+        Core::open(b"\x7fELF".to_vec()),
+        Err(CoreError::Truncated { .. })
+    ));
 }
 
 #[test]
@@ -115,7 +118,10 @@ fn the_number_of_segments_may_be_in_section_0() {
     assert_eq!(Core::open(bytes.clone()).unwrap().loads().len(), 1);
     // A count that the file cannot hold is refused before anything of that size is allocated.
     bytes[section as usize + 44..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert!(matches!(Core::open(bytes), Err(CoreError::Truncated { .. })));
+    assert!(matches!(
+        Core::open(bytes),
+        Err(CoreError::Truncated { .. })
+    ));
 }
 
 #[test]

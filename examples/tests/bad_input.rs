@@ -1,0 +1,210 @@
+//! Bad input on the command line: a clear error, status 1 or 2, and nothing changed. What needs root, or
+//! a kernel that obeys, is tried in the virtual machines.
+#![allow(clippy::unwrap_used, reason = "a test shall stop where it fails")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use kjump::memory::elf::{CoreHeaders, Load};
+use kjump::memory::image::{self, Identity, ImageId, Paging};
+use kjump::memory::{MemoryKind, RangeMap};
+use kjump::{PhysAddr, PhysRange};
+
+fn kjump(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kjump"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Runs the command, which must fail with this status, and returns what it complained.
+fn complaint(arguments: &[&str], status: i32) -> String {
+    let output = kjump(arguments);
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "{arguments:?}: {complaint}"
+    );
+    assert!(!complaint.contains("panicked"), "{complaint}");
+    complaint
+}
+
+fn range(start: u64, end: u64) -> PhysRange {
+    PhysRange::new(start, end).unwrap()
+}
+
+/// The image of a small machine with one page of memory outside the window.
+fn sample_image() -> Vec<u8> {
+    let (mut low, mut memory) = (RangeMap::new(), RangeMap::new());
+    low.insert(range(0x1000, 0x9f000), ()).unwrap();
+    memory
+        .insert(range(0x1000, 0x9f000), MemoryKind::Ram)
+        .unwrap();
+    memory
+        .insert(range(0x10_0000, 0x20_0000), MemoryKind::Ram)
+        .unwrap();
+    let identity = Identity {
+        id: ImageId([3; 16]),
+        release: "6.12.0-sample".to_owned(),
+        build_id: vec![0xab; 20],
+        paging: Paging::FourLevel,
+        window: range(0x10_1000, 0x20_0000),
+        low,
+        memory,
+    };
+    let mut headers = CoreHeaders::new();
+    headers.load(Load {
+        memory: range(0x10_0000, 0x10_1000),
+        offset: 4096,
+        file_size: 4096,
+        virt: 0,
+    });
+    let mut core = headers.encode();
+    core.resize(4096, 0);
+    core.resize(8192, 0x5a);
+    let mut bytes = Vec::new();
+    image::write(
+        &identity,
+        PhysAddr::new(0x10_00f2),
+        &core,
+        &mut bytes,
+        &mut |_| {},
+    )
+    .unwrap();
+    bytes
+}
+
+/// Writes `bytes` to a file of a new directory.
+fn file(bytes: &[u8]) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, bytes).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (directory, path)
+}
+
+#[test]
+fn wrong_usage_has_status_2() {
+    for arguments in [
+        &[][..],
+        &["no-such-verb"],
+        &["hibernate"],
+        &["load", "--window", "96Q"],
+    ] {
+        complaint(arguments, 2);
+    }
+    assert!(complaint(&["load", "--window", "96Q"], 2).contains("96M@0x10000000"));
+}
+
+#[test]
+fn help_names_every_verb() {
+    let output = kjump(&["--help"]);
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).unwrap();
+    for verb in [
+        "doctor",
+        "load",
+        "hibernate",
+        "jump",
+        "back",
+        "save",
+        "resume",
+        "restore",
+        "inspect",
+        "initramfs",
+    ] {
+        assert!(help.contains(&format!("\n  {verb} ")), "{verb}");
+    }
+}
+
+#[test]
+fn an_image_is_inspected_and_restored_to_a_file() {
+    let (directory, path) = file(&sample_image());
+    let output = kjump(&["inspect", &path, "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["format"], "kjump");
+    assert_eq!(json["resumable"], true);
+    assert_eq!(json["kernel_release"], "6.12.0-sample");
+    assert_eq!(json["ranges"][0]["start"], 0x10_0000);
+
+    let target = directory.path().join("memory");
+    let target = target.to_str().unwrap();
+    assert!(
+        kjump(&["restore", "--image", &path, "--target", target, "--dry-run"])
+            .status
+            .success()
+    );
+    assert_eq!(fs::metadata(target).unwrap().len(), 0);
+    assert!(
+        kjump(&["restore", "--image", &path, "--target", target])
+            .status
+            .success()
+    );
+    let memory = fs::read(target).unwrap();
+    assert_eq!(memory.len(), 0x10_1000);
+    assert!(memory[0x10_0000..].iter().all(|&byte| byte == 0x5a));
+}
+
+#[test]
+fn images_that_must_not_be_restored_are_refused() {
+    let image = sample_image();
+    let refusal = |bytes: &[u8]| {
+        let (directory, path) = file(bytes);
+        let target = directory.path().join("memory");
+        let complaint = complaint(
+            &[
+                "restore",
+                "--image",
+                &path,
+                "--target",
+                target.to_str().unwrap(),
+            ],
+            1,
+        );
+        assert!(!target.exists() || fs::metadata(target).unwrap().len() == 0);
+        complaint
+    };
+    assert!(refusal(b"something else").contains("truncated"));
+    assert!(refusal(&[7; 100_000]).contains("no hibernation image"));
+    assert!(refusal(&image[..image.len() - 5000]).contains("truncated"));
+    let mut uncommitted = image.clone();
+    let commit = uncommitted.len() - 4096;
+    uncommitted[commit..].fill(0);
+    assert!(refusal(&uncommitted).contains("interrupted"));
+    let mut damaged = image.clone();
+    damaged[100] ^= 1;
+    assert!(refusal(&damaged).contains("damaged"));
+    // A core that holds memory of the window.
+    let mut outside = image;
+    let paddr = (64 << 10) + 64 + 24;
+    outside[paddr..paddr + 8].copy_from_slice(&0x10_2000_u64.to_le_bytes());
+    assert!(refusal(&outside).contains("no RAM of the machine"));
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    for arguments in [
+        &["inspect", "/nonexistent"][..],
+        &[
+            "restore",
+            "--image",
+            "/nonexistent",
+            "--target",
+            "/dev/null",
+        ],
+        &["initramfs", "--out", "/nonexistent/file"],
+    ] {
+        let complaint = complaint(arguments, 1);
+        assert!(complaint.starts_with("kjump: "), "{complaint}");
+    }
+}
+
+#[test]
+fn this_kernel_has_no_sleeper() {
+    // Tests do not run in a kernel that was jumped to.
+    assert!(!Path::new("/proc/vmcore").exists());
+    assert!(complaint(&["back"], 1).contains("kexec_jump_back_entry"));
+    assert!(complaint(&["save", "--image", "-"], 1).contains("no sleeping machine"));
+}
