@@ -18,7 +18,7 @@ use crate::boot_block::{self, BootBlock};
 use crate::e820::{self, ONE_MIB};
 use crate::kernel::Part;
 use crate::plan::{LoadPlan, PlannedSegment, Purpose};
-use crate::{CommandLine, ImageError, Kernel, Machine};
+use crate::{CommandLine, Kernel, Machine, PlanError};
 
 /// Zeros that end a segment of notes: the reader in the kernel looks for a note without a name
 /// (`update_note_header_size_elf64` in `fs/proc/vmcore.c`).
@@ -50,11 +50,11 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// [`ImageError::NoLowMemory`] if it has no RAM below 1 MiB.
-    pub fn identity(&self, id: ImageId, window: PhysRange) -> Result<Identity, ImageError> {
+    /// [`PlanError::NoLowMemory`] if it has no RAM below 1 MiB.
+    pub fn identity(&self, id: ImageId, window: PhysRange) -> Result<Identity, PlanError> {
         let low = low_memory(self);
         if low.is_empty() {
-            return Err(ImageError::NoLowMemory);
+            return Err(PlanError::NoLowMemory);
         }
         Ok(Identity {
             id,
@@ -104,12 +104,12 @@ impl<'a> LoadPlan<'a> {
     ///
     /// # Errors
     ///
-    /// [`ImageError`] that says what does not fit or cannot be.
+    /// [`PlanError`] that says what does not fit or cannot be.
     pub fn saving(
         machine: &Machine,
         identity: &Identity,
         boot: &Boot<'a>,
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, PlanError> {
         let window = identity.window;
         let core = CoreBlock::new(machine, identity);
         let core_at = tail(window, core.size(), "the core headers")?;
@@ -130,12 +130,12 @@ impl<'a> LoadPlan<'a> {
     ///
     /// # Errors
     ///
-    /// [`ImageError`] that says what does not fit or cannot be.
+    /// [`PlanError`] that says what does not fit or cannot be.
     pub fn restoring(
         machine: &Machine,
         identity: &Identity,
         boot: &Boot<'a>,
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, PlanError> {
         let end = identity.window.end();
         let segments = assemble(machine, identity, boot, end, CommandLine::new())?;
         finish(machine, identity, Purpose::Restore, segments)
@@ -143,12 +143,12 @@ impl<'a> LoadPlan<'a> {
 }
 
 /// The last `size` bytes of `room`, in whole pages.
-fn tail(room: PhysRange, size: u64, what: &'static str) -> Result<PhysRange, ImageError> {
+fn tail(room: PhysRange, size: u64, what: &'static str) -> Result<PhysRange, PlanError> {
     size.checked_next_multiple_of(PAGE_SIZE)
         .and_then(|size| room.end().get().checked_sub(size))
         .and_then(|start| PhysRange::new(start, room.end().get()))
         .filter(|tail| room.covers(*tail))
-        .ok_or(ImageError::WindowTooSmall {
+        .ok_or(PlanError::WindowTooSmall {
             window: room.len(),
             what,
             needed: size,
@@ -163,7 +163,7 @@ fn assemble<'a>(
     boot: &Boot<'a>,
     usable_end: PhysAddr,
     mut cmdline: CommandLine,
-) -> Result<(PhysAddr, Vec<PlannedSegment<'a>>), ImageError> {
+) -> Result<(PhysAddr, Vec<PlannedSegment<'a>>), PlanError> {
     let kernel = boot.kernel;
     let window = identity.window;
     kernel.check_base(window)?;
@@ -171,7 +171,7 @@ fn assemble<'a>(
     // the window.
     cmdline.append("nokaslr");
     match identity.paging {
-        Paging::FiveLevel if !kernel.five_level => return Err(ImageError::No5Level),
+        Paging::FiveLevel if !kernel.five_level => return Err(PlanError::No5Level),
         Paging::FiveLevel => {}
         Paging::FourLevel => {
             cmdline.append("no5lvl");
@@ -179,7 +179,7 @@ fn assemble<'a>(
     }
     cmdline.append(boot.append);
 
-    let too_small = |what, needed| ImageError::WindowTooSmall {
+    let too_small = |what, needed| PlanError::WindowTooSmall {
         window: window.len(),
         what,
         needed,
@@ -235,8 +235,8 @@ fn kernel_part<'a>(
     kernel: &Kernel<'a>,
     part: &Part,
     window: PhysRange,
-) -> Result<PlannedSegment<'a>, ImageError> {
-    let malformed = ImageError::Malformed {
+) -> Result<PlannedSegment<'a>, PlanError> {
+    let malformed = PlanError::Malformed {
         what: "the place of a segment",
         value: part.offset,
     };
@@ -264,7 +264,7 @@ fn finish<'a>(
     identity: &Identity,
     purpose: Purpose,
     (entry, mut segments): (PhysAddr, Vec<PlannedSegment<'a>>),
-) -> Result<LoadPlan<'a>, ImageError> {
+) -> Result<LoadPlan<'a>, PlanError> {
     let window = identity.window;
     segments.sort_by_key(|segment| segment.memory);
     // Each segment reaches up to the next one, the last one to the end of the window. The first one
@@ -283,7 +283,7 @@ fn finish<'a>(
         };
         segment.memory = PhysRange::new(start.get(), end.get())
             .filter(|memory| memory.covers(segment.memory) && segment.memory.start() == start)
-            .ok_or(ImageError::Malformed {
+            .ok_or(PlanError::Malformed {
                 what: "the place of a segment",
                 value: segment.memory.start().get(),
             })?;
@@ -298,7 +298,7 @@ fn finish<'a>(
     let plan = LoadPlan::new(purpose, entry, segments)?;
     let half = machine.iomem.ram().bytes() / 2;
     if plan.bytes() > half {
-        return Err(ImageError::MoreThanHalf {
+        return Err(PlanError::MoreThanHalf {
             needed: plan.bytes(),
             half,
         });

@@ -4,7 +4,7 @@
 use vmcore::{MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
 
 use crate::boot_params::BootParams;
-use crate::{CommandLine, ImageError, Kernel, boot_params, trampoline};
+use crate::{CommandLine, Kernel, PlanError, boot_params, trampoline};
 
 /// What a kernel is entered with, apart from where the block itself will lie.
 pub(crate) struct BootBlock<'a> {
@@ -31,12 +31,12 @@ pub(crate) fn size(cmdline: &CommandLine) -> u64 {
 
 impl BootBlock<'_> {
     /// The block for the place `at`. Its first byte is the first instruction.
-    pub(crate) fn encode(&self, at: PhysRange) -> Result<Vec<u8>, ImageError> {
+    pub(crate) fn encode(&self, at: PhysRange) -> Result<Vec<u8>, PlanError> {
         let place = |offset: u64| {
             at.start()
                 .checked_add(offset)
                 .filter(|&addr| at.contains(addr))
-                .ok_or(ImageError::WindowTooSmall {
+                .ok_or(PlanError::WindowTooSmall {
                     window: at.len(),
                     what: "the boot block",
                     needed: offset,
@@ -48,7 +48,7 @@ impl BootBlock<'_> {
         let entry = self
             .base
             .checked_add(self.kernel.entry)
-            .ok_or(ImageError::Malformed {
+            .ok_or(PlanError::Malformed {
                 what: "its entry",
                 value: self.kernel.entry,
             })?;

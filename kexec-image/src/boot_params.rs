@@ -6,7 +6,7 @@
 use byteorder::{ByteOrder, LE};
 use vmcore::{MemoryKind, PhysAddr, PhysRange, RangeMap};
 
-use crate::{ImageError, e820};
+use crate::{PlanError, e820};
 
 /// Size of the page.
 pub(crate) const SIZE: usize = 4096;
@@ -47,7 +47,7 @@ pub(crate) struct BootParams<'a> {
 
 impl BootParams<'_> {
     /// The page as bytes.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, ImageError> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, PlanError> {
         let mut page = vec![0; SIZE];
         page[SETUP_HEADER..][..self.setup_header.len()].copy_from_slice(self.setup_header);
         page[TYPE_OF_LOADER] = LOADER_UNDEFINED;

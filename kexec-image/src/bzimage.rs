@@ -6,7 +6,7 @@ use byteorder::{ByteOrder, LE};
 use vmcore::PhysAddr;
 
 use crate::kernel::{Kernel, KernelFormat, Part};
-use crate::{ImageError, boot_params};
+use crate::{PlanError, boot_params};
 
 const SETUP_SECTS: usize = 0x1f1;
 const SYSSIZE: usize = 0x1f4;
@@ -32,28 +32,28 @@ const XLF_KERNEL_64: u16 = 1 << 0;
 const XLF_5LEVEL_ENABLED: u16 = 1 << 6;
 
 /// Reads a bzImage.
-pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, ImageError> {
+pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, PlanError> {
     let size = file.len() as u64;
-    let truncated = |what, end: u64| ImageError::Truncated { what, end, size };
+    let truncated = |what, end: u64| PlanError::Truncated { what, end, size };
     if file.len() < HEADER_END {
         // Too short for a header; but say "truncated" only of what began as a kernel.
         let began = file.get(MAGIC..MAGIC + 4) == Some(b"HdrS");
         return Err(if began {
             truncated("the setup header", HEADER_END as u64)
         } else {
-            ImageError::NotKernel
+            PlanError::NotKernel
         });
     }
     if LE::read_u16(&file[BOOT_FLAG..]) != 0xaa55 || &file[MAGIC..MAGIC + 4] != b"HdrS" {
-        return Err(ImageError::NotKernel);
+        return Err(PlanError::NotKernel);
     }
     let version = LE::read_u16(&file[VERSION..]);
     if version < 0x20c {
-        return Err(ImageError::OldProtocol { version });
+        return Err(PlanError::OldProtocol { version });
     }
     let flags = LE::read_u16(&file[XLOADFLAGS..]);
     if flags & XLF_KERNEL_64 == 0 {
-        return Err(ImageError::Only32Bit);
+        return Err(PlanError::Only32Bit);
     }
 
     // The real-mode part comes first; 0 sectors mean 4, for kernels older than time.
@@ -68,7 +68,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, ImageError> {
         return Err(truncated("the protected-mode part", end));
     }
     if end <= start as u64 + ENTRY_64 {
-        return Err(ImageError::Malformed {
+        return Err(PlanError::Malformed {
             what: "the size of its protected-mode part",
             value: end.saturating_sub(start as u64),
         });
@@ -78,7 +78,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, ImageError> {
     let memory = u64::from(LE::read_u32(&file[INIT_SIZE..])).max(bytes.len() as u64);
     let align = u64::from(LE::read_u32(&file[KERNEL_ALIGNMENT..]));
     if !align.is_power_of_two() {
-        return Err(ImageError::Malformed {
+        return Err(PlanError::Malformed {
             what: "its alignment",
             value: align,
         });
@@ -87,7 +87,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, ImageError> {
     let setup_header = file
         .get(SETUP_SECTS..header_end.min(boot_params::SETUP_HEADER_END))
         .filter(|header| header.len() >= HEADER_END - SETUP_SECTS)
-        .ok_or(ImageError::Malformed {
+        .ok_or(PlanError::Malformed {
             what: "the end of its setup header",
             value: header_end as u64,
         })?;
@@ -175,31 +175,28 @@ pub(crate) mod tests {
             file[at] = value;
             Kernel::parse(&file).map(|_| ())
         };
-        assert!(matches!(changed(BOOT_FLAG, 0), Err(ImageError::NotKernel)));
-        assert!(matches!(changed(MAGIC, 0), Err(ImageError::NotKernel)));
+        assert!(matches!(changed(BOOT_FLAG, 0), Err(PlanError::NotKernel)));
+        assert!(matches!(changed(MAGIC, 0), Err(PlanError::NotKernel)));
         assert!(matches!(
             changed(VERSION, 8),
-            Err(ImageError::OldProtocol { version: 0x208 })
+            Err(PlanError::OldProtocol { version: 0x208 })
         ));
-        assert!(matches!(changed(XLOADFLAGS, 0), Err(ImageError::Only32Bit)));
+        assert!(matches!(changed(XLOADFLAGS, 0), Err(PlanError::Only32Bit)));
         assert!(matches!(
             changed(KERNEL_ALIGNMENT, 3),
-            Err(ImageError::Malformed { .. })
+            Err(PlanError::Malformed { .. })
         ));
         assert!(matches!(
             changed(JUMP_LENGTH, 2),
-            Err(ImageError::Malformed { .. })
+            Err(PlanError::Malformed { .. })
         ));
-        assert!(matches!(
-            Kernel::parse(b"hello"),
-            Err(ImageError::NotKernel)
-        ));
+        assert!(matches!(Kernel::parse(b"hello"), Err(PlanError::NotKernel)));
         let file = sample(5000);
         for len in [HEADER_END - 1, HEADER_END, 2000, file.len() - 1] {
             assert!(
                 matches!(
                     Kernel::parse(&file[..len]),
-                    Err(ImageError::Truncated { .. })
+                    Err(PlanError::Truncated { .. })
                 ),
                 "{len}"
             );

@@ -2,7 +2,7 @@
 
 use vmcore::PhysAddr;
 
-use crate::ImageError;
+use crate::PlanError;
 
 /// The parameter that tells the saving kernel's user space where to jump to get back; the name is the
 /// one that scripts have read since kexec jump became part of Linux.
@@ -63,13 +63,13 @@ impl CommandLine {
     }
 
     /// The line and the zero byte that ends it, for a kernel that takes `max` bytes before that.
-    pub(crate) fn encode(&self, max: usize) -> Result<Vec<u8>, ImageError> {
+    pub(crate) fn encode(&self, max: usize) -> Result<Vec<u8>, PlanError> {
         if self.text.contains(['\0', '\n']) {
-            return Err(ImageError::CommandLineCharacter);
+            return Err(PlanError::CommandLineCharacter);
         }
         let len = self.text.len();
         if len > max {
-            return Err(ImageError::CommandLineTooLong { len, max });
+            return Err(PlanError::CommandLineTooLong { len, max });
         }
         Ok([self.text.as_bytes(), &[0]].concat())
     }
@@ -157,12 +157,12 @@ mod tests {
         assert!(line.encode(100).is_ok());
         assert!(matches!(
             line.encode(99),
-            Err(ImageError::CommandLineTooLong { len: 100, max: 99 })
+            Err(PlanError::CommandLineTooLong { len: 100, max: 99 })
         ));
         line.append("a\nb");
         assert!(matches!(
             line.encode(200),
-            Err(ImageError::CommandLineCharacter)
+            Err(PlanError::CommandLineCharacter)
         ));
     }
 }

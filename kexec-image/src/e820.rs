@@ -3,7 +3,7 @@
 use byteorder::{ByteOrder, LE};
 use vmcore::{MemoryKind, PhysRange, RangeMap};
 
-use crate::ImageError;
+use crate::PlanError;
 
 /// Entries that the boot parameters have room for (`E820_MAX_ENTRIES_ZEROPAGE`).
 const MAX_ENTRIES: u8 = 128;
@@ -42,11 +42,11 @@ pub(crate) fn map_beside_sleeper(
 }
 
 /// Writes `map` into the table of the boot parameters; returns the number of entries.
-pub(crate) fn write_table(map: &RangeMap<MemoryKind>, table: &mut [u8]) -> Result<u8, ImageError> {
+pub(crate) fn write_table(map: &RangeMap<MemoryKind>, table: &mut [u8]) -> Result<u8, PlanError> {
     let count = u8::try_from(map.len())
         .ok()
         .filter(|&count| count <= MAX_ENTRIES && usize::from(count) * ENTRY_SIZE <= table.len())
-        .ok_or(ImageError::TooManyRanges { count: map.len() })?;
+        .ok_or(PlanError::TooManyRanges { count: map.len() })?;
     for (entry, (range, kind)) in table.chunks_exact_mut(ENTRY_SIZE).zip(map.iter()) {
         LE::write_u64(entry, range.start().get());
         LE::write_u64(&mut entry[8..], range.len());
@@ -107,7 +107,7 @@ mod tests {
         let mut table = vec![0; 4096];
         assert!(matches!(
             write_table(&map, &mut table),
-            Err(ImageError::TooManyRanges { count: 129 })
+            Err(PlanError::TooManyRanges { count: 129 })
         ));
     }
 }

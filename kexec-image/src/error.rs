@@ -5,7 +5,7 @@ use vmcore::{PhysAddr, PhysRange};
 /// Why something cannot be booted, or not here.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ImageError {
+pub enum PlanError {
     /// Neither a bzImage nor an ELF file.
     #[error(
         "not a Linux kernel for x86: neither a bzImage nor an ELF vmlinux (a kernel is usually /boot/vmlinuz-*)"

@@ -6,7 +6,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::ImageError;
+use crate::PlanError;
 
 /// What a device node stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ const SYMLINK: u32 = 0o120_000;
 /// let cpio = archive.finish();
 /// assert!(cpio.starts_with(b"070701"));
 /// assert!(gzip(&cpio).starts_with(&[0x1f, 0x8b]));
-/// # Ok::<(), kexec_image::ImageError>(())
+/// # Ok::<(), kexec_image::PlanError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Archive {
@@ -58,9 +58,9 @@ impl Archive {
     ///
     /// # Errors
     ///
-    /// [`ImageError::Archive`] if the path is empty, has an empty, `.` or `..` component, a zero byte,
+    /// [`PlanError::Archive`] if the path is empty, has an empty, `.` or `..` component, a zero byte,
     /// or is in the archive already. The same holds for the other methods.
-    pub fn directory(&mut self, path: &str, mode: u32) -> Result<&mut Self, ImageError> {
+    pub fn directory(&mut self, path: &str, mode: u32) -> Result<&mut Self, PlanError> {
         self.entry(path, DIRECTORY | mode & 0o7777, b"", (0, 0))
     }
 
@@ -69,7 +69,7 @@ impl Archive {
     /// # Errors
     ///
     /// As [`directory`](Self::directory), and if the file has 4 GiB or more.
-    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<&mut Self, ImageError> {
+    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<&mut Self, PlanError> {
         self.entry(path, FILE | mode & 0o7777, content, (0, 0))
     }
 
@@ -78,7 +78,7 @@ impl Archive {
     /// # Errors
     ///
     /// As [`directory`](Self::directory).
-    pub fn symlink(&mut self, path: &str, target: &str) -> Result<&mut Self, ImageError> {
+    pub fn symlink(&mut self, path: &str, target: &str) -> Result<&mut Self, PlanError> {
         self.entry(path, SYMLINK | 0o777, target.as_bytes(), (0, 0))
     }
 
@@ -94,7 +94,7 @@ impl Archive {
         kind: DeviceKind,
         major: u32,
         minor: u32,
-    ) -> Result<&mut Self, ImageError> {
+    ) -> Result<&mut Self, PlanError> {
         let kind = match kind {
             DeviceKind::Character => CHARACTER,
             DeviceKind::Block => BLOCK,
@@ -115,8 +115,8 @@ impl Archive {
         mode: u32,
         content: &[u8],
         device: (u32, u32),
-    ) -> Result<&mut Self, ImageError> {
-        let refused = |why| ImageError::Archive {
+    ) -> Result<&mut Self, PlanError> {
+        let refused = |why| PlanError::Archive {
             path: path.to_owned(),
             why,
         };

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use vmcore::{PhysAddr, PhysRange};
 
-use crate::{ImageError, bzimage, vmlinux};
+use crate::{PlanError, bzimage, vmlinux};
 
 /// The format of a kernel file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ impl<'a> Kernel<'a> {
     ///
     /// # Errors
     ///
-    /// [`ImageError`] that says why this is no kernel, or none that can be booted on its 64-bit entry.
-    pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
+    /// [`PlanError`] that says why this is no kernel, or none that can be booted on its 64-bit entry.
+    pub fn parse(file: &'a [u8]) -> Result<Self, PlanError> {
         if file.starts_with(b"\x7fELF") {
             vmlinux::parse(file)
         } else {
@@ -88,22 +88,22 @@ impl<'a> Kernel<'a> {
     }
 
     /// Checks that the kernel can lie at the start of `window`.
-    pub(crate) fn check_base(&self, window: PhysRange) -> Result<(), ImageError> {
+    pub(crate) fn check_base(&self, window: PhysRange) -> Result<(), PlanError> {
         let base = window.start();
         if !self.relocatable && base != self.lowest_base {
-            return Err(ImageError::NotRelocatable {
+            return Err(PlanError::NotRelocatable {
                 wanted: self.lowest_base,
                 window: base,
             });
         }
         if base < self.lowest_base {
-            return Err(ImageError::WindowRefused {
+            return Err(PlanError::WindowRefused {
                 window,
                 why: "it lies below the lowest address that the kernel takes",
             });
         }
         if !base.is_aligned(self.align) {
-            return Err(ImageError::WindowRefused {
+            return Err(PlanError::WindowRefused {
                 window,
                 why: "its start is not aligned as the kernel needs it",
             });

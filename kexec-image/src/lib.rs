@@ -36,7 +36,7 @@ pub mod window;
 
 pub use beside::{Boot, saved_memory};
 pub use cmdline::{CommandLine, JUMP_BACK_KEY};
-pub use error::ImageError;
+pub use error::PlanError;
 pub use kernel::{Kernel, KernelFormat};
 pub use machine::Machine;
 pub use plan::{LoadPlan, PlannedSegment, Purpose};

@@ -6,7 +6,7 @@ use std::fmt;
 use kexec_sys::{LoadFlags, MAX_SEGMENTS, Segment};
 use vmcore::{PAGE_SIZE, PhysAddr, PhysRange};
 
-use crate::{ImageError, trampoline};
+use crate::{PlanError, trampoline};
 
 /// What a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +45,10 @@ impl<'a> LoadPlan<'a> {
         purpose: Purpose,
         entry: PhysAddr,
         mut segments: Vec<PlannedSegment<'a>>,
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, PlanError> {
         segments.sort_by_key(|segment| segment.memory);
         if segments.len() > MAX_SEGMENTS {
-            return Err(ImageError::TooManySegments {
+            return Err(PlanError::TooManySegments {
                 count: segments.len(),
             });
         }
@@ -72,13 +72,13 @@ impl<'a> LoadPlan<'a> {
     ///
     /// # Errors
     ///
-    /// [`ImageError::JumpBack`] if the entry lies in the window, or the page is not a page.
+    /// [`PlanError::JumpBack`] if the entry lies in the window, or the page is not a page.
     pub fn returning(
         jump_back: PhysAddr,
         page: &'a [u8],
         window: PhysRange,
-    ) -> Result<Self, ImageError> {
-        let refused = |why| ImageError::JumpBack {
+    ) -> Result<Self, PlanError> {
+        let refused = |why| PlanError::JumpBack {
             entry: jump_back,
             why,
         };

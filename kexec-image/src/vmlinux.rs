@@ -9,7 +9,7 @@ use scroll::{LE, Pread};
 use vmcore::PhysAddr;
 
 use crate::kernel::{Kernel, KernelFormat, Part};
-use crate::{ImageError, boot_params};
+use crate::{PlanError, boot_params};
 
 /// What the base must be a multiple of: the size of the pages that map the kernel (`PMD_SIZE`).
 const ALIGN: u64 = 2 << 20;
@@ -19,17 +19,17 @@ const LOWEST_BASE: PhysAddr = PhysAddr::new(16 << 20);
 const CMDLINE_MAX: usize = 2047;
 
 /// Reads a vmlinux.
-pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, ImageError> {
+pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, PlanError> {
     let size = file.len() as u64;
-    let truncated = |what, end| ImageError::Truncated { what, end, size };
+    let truncated = |what, end| PlanError::Truncated { what, end, size };
     let header: Header = file
         .pread_with(0, LE)
         .map_err(|_| truncated("the ELF header", 64))?;
     if header.e_ident[EI_CLASS] == 1 {
-        return Err(ImageError::Only32Bit);
+        return Err(PlanError::Only32Bit);
     }
     if header.e_ident[EI_DATA] != 1 || header.e_machine != EM_X86_64 || header.e_type != ET_EXEC {
-        return Err(ImageError::NotKernel);
+        return Err(PlanError::NotKernel);
     }
 
     let mut loads = Vec::new();
@@ -47,14 +47,14 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, ImageError> {
         }
     }
     loads.sort_by_key(|load| load.p_paddr);
-    let lowest = loads.first().ok_or(ImageError::NotKernel)?.p_paddr;
+    let lowest = loads.first().ok_or(PlanError::NotKernel)?.p_paddr;
     // The link address may lie anywhere in a page of 2 MiB; that distance is kept.
     let link_base = PhysAddr::new(lowest).align_down(ALIGN).get();
 
     let mut parts = Vec::new();
     let mut memory = 0;
     for load in loads {
-        let malformed = |what, value| ImageError::Malformed { what, value };
+        let malformed = |what, value| PlanError::Malformed { what, value };
         let offset = load.p_paddr - link_base;
         if offset < memory {
             return Err(malformed("the address of a segment", load.p_paddr));
@@ -80,7 +80,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, ImageError> {
         .e_entry
         .checked_sub(link_base)
         .filter(|&entry| entry < memory)
-        .ok_or(ImageError::Malformed {
+        .ok_or(PlanError::Malformed {
             what: "its entry",
             value: header.e_entry,
         })?;
@@ -166,18 +166,18 @@ mod tests {
     fn other_elf_files_are_refused() {
         let mut file = sample();
         file[EI_CLASS] = 1;
-        assert!(matches!(Kernel::parse(&file), Err(ImageError::Only32Bit)));
+        assert!(matches!(Kernel::parse(&file), Err(PlanError::Only32Bit)));
         let mut file = sample();
         file[18] = 183;
-        assert!(matches!(Kernel::parse(&file), Err(ImageError::NotKernel)));
+        assert!(matches!(Kernel::parse(&file), Err(PlanError::NotKernel)));
         let file = sample();
         assert!(matches!(
             Kernel::parse(&file[..0x2fff]),
-            Err(ImageError::Truncated { .. })
+            Err(PlanError::Truncated { .. })
         ));
         assert!(matches!(
             Kernel::parse(&file[..20]),
-            Err(ImageError::Truncated { .. })
+            Err(PlanError::Truncated { .. })
         ));
     }
 

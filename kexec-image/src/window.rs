@@ -10,7 +10,7 @@ use std::str::FromStr;
 use vmcore::{IoMem, PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
 
 use crate::e820::ONE_MIB;
-use crate::{ImageError, Kernel};
+use crate::{Kernel, PlanError};
 
 /// The end of what 32-bit devices, and the boot protocol's older fields, can address.
 const FOUR_GIB: u64 = 4 << 30;
@@ -25,7 +25,7 @@ const FOUR_GIB: u64 = 4 << 30;
 /// assert_eq!(request.at.unwrap().get(), 0x1000_0000);
 /// assert_eq!(request.to_string(), "96M@0x10000000");
 /// assert!("96Q".parse::<Request>().is_err());
-/// # Ok::<(), kexec_image::ImageError>(())
+/// # Ok::<(), kexec_image::PlanError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -46,9 +46,9 @@ impl Default for Request {
 }
 
 impl FromStr for Request {
-    type Err = ImageError;
+    type Err = PlanError;
 
-    fn from_str(text: &str) -> Result<Self, ImageError> {
+    fn from_str(text: &str) -> Result<Self, PlanError> {
         let parse = || {
             let (size, at) = match text.split_once('@') {
                 Some((size, at)) => (size, Some(PhysAddr::new(number(at)?))),
@@ -57,7 +57,7 @@ impl FromStr for Request {
             let size = number(size).filter(|&size| size > 0)?;
             Some(Self { size, at })
         };
-        parse().ok_or_else(|| ImageError::WindowSyntax {
+        parse().ok_or_else(|| PlanError::WindowSyntax {
             text: text.to_owned(),
         })
     }
@@ -117,15 +117,15 @@ fn candidates(iomem: &IoMem) -> RangeMap<()> {
 ///
 /// # Errors
 ///
-/// [`ImageError::NoWindow`] if there is no place, [`ImageError::WindowRefused`] if the place that is
+/// [`PlanError::NoWindow`] if there is no place, [`PlanError::WindowRefused`] if the place that is
 /// asked for will not do.
 pub fn choose(
     iomem: &IoMem,
     kernel: &Kernel<'_>,
     request: Request,
-) -> Result<PhysRange, ImageError> {
+) -> Result<PhysRange, PlanError> {
     let (low, align) = kernel.placement();
-    let none = ImageError::NoWindow {
+    let none = PlanError::NoWindow {
         size: request.size,
         low,
     };
@@ -136,7 +136,7 @@ pub fn choose(
     if let Some(at) = request.at {
         let window = PhysRange::from_len(at, size).ok_or(none)?;
         kernel.check_base(window)?;
-        let refused = |why| Err(ImageError::WindowRefused { window, why });
+        let refused = |why| Err(PlanError::WindowRefused { window, why });
         if iomem
             .kernel_image()
             .is_some_and(|image| image.overlaps(window))

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use kexec_image::ImageError as PlanError;
+use kexec_image::PlanError;
 use krestore_core::RestoreError;
 use vmcore::elf::CoreError;
 use vmcore::image::{ImageError, Paging};

@@ -77,7 +77,7 @@ proptest! {
         let needed = kernel.memory() + initramfs.len() as u64;
         let plan = match plan {
             Ok(plan) => plan,
-            Err(ImageError::WindowTooSmall { .. }) => {
+            Err(PlanError::WindowTooSmall { .. }) => {
                 prop_assert!(window.len() < needed + (64 << 10));
                 return Ok(());
             }
@@ -236,11 +236,11 @@ fn what_does_not_fit_is_refused() {
     assert!(plan(64 << 20, 1000, "", four).is_ok());
     assert!(matches!(
         plan(4096, 0, "", four),
-        Err(ImageError::WindowTooSmall { .. })
+        Err(PlanError::WindowTooSmall { .. })
     ));
     assert!(matches!(
         plan(64 << 20, 64 << 20, "", four),
-        Err(ImageError::WindowTooSmall {
+        Err(PlanError::WindowTooSmall {
             what: "the initramfs",
             ..
         })
@@ -248,14 +248,14 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(plan(0x3000_0000, 0, "", four), Ok(())));
     assert!(matches!(
         plan(0x4100_0000, 0, "", four),
-        Err(ImageError::MoreThanHalf { .. })
+        Err(PlanError::MoreThanHalf { .. })
     ));
     assert!(matches!(
         plan(64 << 20, 0, &"x".repeat(2048), four),
-        Err(ImageError::CommandLineTooLong { .. })
+        Err(PlanError::CommandLineTooLong { .. })
     ));
     assert!(matches!(
         plan(64 << 20, 0, "", Paging::FiveLevel),
-        Err(ImageError::No5Level)
+        Err(PlanError::No5Level)
     ));
 }

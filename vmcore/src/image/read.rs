@@ -24,6 +24,17 @@ impl<S: ReadAt> Image<S> {
     ///
     /// [`ImageError`] that says why this is no image, or none that may be resumed.
     pub fn open(source: S) -> Result<Self, ImageError> {
+        let (image, resumable) = Self::examine(source)?;
+        resumable.map(|()| image)
+    }
+
+    /// As [`open`](Self::open), for those who only look: an image whose core was written, in whole or in
+    /// part, and whether it may be resumed.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] that says why there is no image.
+    pub fn examine(source: S) -> Result<(Self, Result<(), ImageError>), ImageError> {
         let Header { identity, stage } = Header::read(&source)?;
         let saved = match stage {
             Stage::Saved(saved) => saved,
@@ -39,15 +50,17 @@ impl<S: ReadAt> Image<S> {
                 size: source.size(),
             });
         }
-        match commit::read(&source, identity.id, saved.core_size)? {
-            State::Committed => {}
-            State::Resumed => return Err(ImageError::Resumed),
-        }
-        Ok(Self {
+        let resumable = match commit::read(&source, identity.id, saved.core_size) {
+            Ok(State::Committed) => Ok(()),
+            Ok(State::Resumed) => Err(ImageError::Resumed),
+            Err(error) => Err(error),
+        };
+        let image = Self {
             source,
             identity,
             saved,
-        })
+        };
+        Ok((image, resumable))
     }
 
     /// Whose memory it is.

@@ -69,9 +69,14 @@ fn image_facts(source: ReadFile, again: ReadFile) -> Result<Facts> {
         identity: Some(identity),
         ranges: RangeMap::new(),
     };
-    match Image::open(again) {
-        Ok(image) => facts.ranges = image.core()?.memory(),
-        // A header that reads well is worth showing, whatever is behind it.
+    // A header that reads well is worth showing, whatever is behind it.
+    match Image::examine(again) {
+        Ok((image, resumable)) => {
+            facts.state = Some(resumable.map_err(|error| error.to_string()));
+            if let Ok(core) = image.core() {
+                facts.ranges = core.memory();
+            }
+        }
         Err(error) => facts.state = Some(Err(error.to_string())),
     }
     Ok(facts)
