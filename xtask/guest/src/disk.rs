@@ -1,0 +1,178 @@
+//! An ext4 file system: a file half written, and one written past the page cache.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::content::{Content, PAGE_BYTES, PAGE_WORDS};
+use crate::witness::Witness;
+use crate::{console, machine};
+
+/// Where the file system is mounted.
+const MOUNT_POINT: &str = "/mnt";
+
+/// Half of the size of the file that is half written, in pages.
+const HALF: usize = 512;
+
+/// Number of the file's first page; memory of processes has those from 0 on.
+const FIRST: u64 = 2 << 40;
+
+/// The disk with the ext4 file system.
+pub(crate) fn data_disk() -> Result<String> {
+    machine::disks()?.into_iter().next().context("no disk")
+}
+
+/// The disk that the image goes to.
+pub(crate) fn image_disk() -> Result<String> {
+    machine::disks()?
+        .into_iter()
+        .nth(1)
+        .context("no second disk")
+}
+
+/// A disk that is too small for any image.
+pub(crate) fn small_disk() -> Result<String> {
+    machine::disks()?
+        .into_iter()
+        .nth(2)
+        .context("no third disk")
+}
+
+/// An ext4 file system on a disk of this machine's.
+pub(crate) struct Disk {
+    device: String,
+    content: Content,
+    rounds: u64,
+    half_written: Option<File>,
+}
+
+impl Disk {
+    /// Mounts the file system.
+    pub(crate) fn mount(seed: u64) -> Result<Self> {
+        let device = data_disk()?;
+        mount_ext4(&device)?;
+        Ok(Self {
+            device,
+            content: Content::new(seed),
+            rounds: 0,
+            half_written: None,
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("{MOUNT_POINT}/file-{}", self.rounds))
+    }
+
+    fn half(&self, second: bool) -> Vec<u8> {
+        let half = 2 * self.rounds + u64::from(second);
+        self.content.bytes(FIRST + half * HALF as u64, HALF)
+    }
+
+    /// A page of the file that is written past the page cache.
+    fn direct_page(&self) -> DirectPage {
+        let mut page = DirectPage([0; PAGE_BYTES]);
+        let bytes = self.content.bytes(FIRST - 1 - self.rounds % 16, 1);
+        page.0.copy_from_slice(&bytes);
+        page
+    }
+
+    fn open_direct() -> Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(OFlag::O_DIRECT.bits())
+            .open(format!("{MOUNT_POINT}/direct"))
+            .context("opening a file with O_DIRECT")
+    }
+}
+
+/// A page of bytes where O_DIRECT wants it: at a multiple of the disk's block size.
+#[repr(align(4096))]
+struct DirectPage([u8; PAGE_WORDS * 8]);
+
+impl Witness for Disk {
+    fn name(&self) -> &'static str {
+        "disk"
+    }
+
+    fn before(&mut self) -> Result<String> {
+        self.rounds += 1;
+        let path = self.path();
+        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        file.write_all_at(&self.half(false), 0)?;
+        self.half_written = Some(file);
+        Self::open_direct()?
+            .write_all_at(&self.direct_page().0, 0)
+            .context("writing with O_DIRECT")?;
+        Ok(format!("{} half written and not synced", path.display()))
+    }
+
+    fn verify(&mut self) -> Result<String> {
+        let mut page = DirectPage([0; PAGE_BYTES]);
+        Self::open_direct()?
+            .read_exact_at(&mut page.0, 0)
+            .context("reading with O_DIRECT")?;
+        ensure!(
+            page.0 == self.direct_page().0,
+            "what O_DIRECT wrote changed"
+        );
+
+        let path = self.path();
+        let file = self
+            .half_written
+            .take()
+            .context("no file is half written")?;
+        let (first, second) = (self.half(false), self.half(true));
+        file.write_all_at(&second, first.len() as u64)
+            .context("writing the second half")?;
+        file.sync_all().context("fsync")?;
+        drop(file);
+        // Once more from the disk itself.
+        umount2(MOUNT_POINT, MntFlags::empty()).context("unmounting the disk")?;
+        machine::write("/proc/sys/vm/drop_caches", "3")?;
+        mount_ext4(&self.device)?;
+        let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        ensure!(
+            bytes == [first, second].concat(),
+            "{} changed",
+            path.display()
+        );
+        let crc32 = crc32fast::hash(&bytes);
+        console::report("file", &format!("/file-{} {crc32:08x}", self.rounds));
+        Ok(format!("{} finished, crc32 {crc32:08x}", path.display()))
+    }
+
+    fn spoil(&mut self) -> Result<()> {
+        let file = self
+            .half_written
+            .as_ref()
+            .context("no file is half written")?;
+        Ok(file.write_all_at(b"spoilt", 0x1234)?)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.half_written = None;
+        if let Err(errno) = umount2(MOUNT_POINT, MntFlags::empty()) {
+            console::report("warning", &format!("unmounting the disk: {errno}"));
+        }
+    }
+}
+
+fn mount_ext4(device: &str) -> Result<()> {
+    mount(
+        Some(device),
+        MOUNT_POINT,
+        Some("ext4"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .with_context(|| format!("mounting {device}"))
+}

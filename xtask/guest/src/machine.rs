@@ -1,0 +1,123 @@
+//! The machine at large: file systems of the kernel's, power.
+
+use std::convert::Infallible;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+
+/// Mounts what the kernel shows of itself, and an empty `/tmp`.
+pub(crate) fn mount_kernel_file_systems() -> Result<()> {
+    for (kind, target) in [
+        ("devtmpfs", "/dev"),
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("tmpfs", "/tmp"),
+    ] {
+        mount(
+            Some(kind),
+            target,
+            Some(kind),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .with_context(|| format!("mounting {kind} on {target}"))?;
+    }
+    Ok(())
+}
+
+/// Writes out what file systems hold, and turns the machine off. Returns only when that failed.
+pub(crate) fn power_off() -> Result<Infallible> {
+    nix::unistd::sync();
+    reboot(RebootMode::RB_POWER_OFF).context("powering off")
+}
+
+/// All memory of the machine in bytes, from `/proc/meminfo`.
+pub(crate) fn memory_size() -> Result<u64> {
+    let meminfo = read("/proc/meminfo")?;
+    memory_total(&meminfo).context("no MemTotal in /proc/meminfo")
+}
+
+fn memory_total(meminfo: &str) -> Option<u64> {
+    let rest = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = rest.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Has the kernel give out memory in pages of 2 MiB where it can. Filling memory is faster then; a
+/// kernel that has none of these does as well.
+pub(crate) fn prefer_huge_pages() {
+    let _ = write("/sys/kernel/mm/transparent_hugepage/enabled", "always");
+}
+
+/// Device files of the disks, in the order in which they are connected.
+///
+/// Names alone do not tell: the kernel names SCSI disks as they answer.
+pub(crate) fn disks() -> Result<Vec<String>> {
+    let mut disks = Vec::new();
+    for entry in fs::read_dir("/sys/block").context("listing /sys/block")? {
+        let entry = entry.context("listing /sys/block")?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Block devices that no hardware is behind have no device.
+        if entry.path().join("device").exists() {
+            let connection = fs::canonicalize(entry.path())
+                .with_context(|| format!("finding where {name} is connected"))?;
+            disks.push((connection, format!("/dev/{name}")));
+        }
+    }
+    disks.sort();
+    Ok(disks.into_iter().map(|(_, disk)| disk).collect())
+}
+
+/// Numbers of the CPUs that are on line.
+pub(crate) fn online_processors() -> Result<Vec<usize>> {
+    let list = read("/sys/devices/system/cpu/online")?;
+    processor_list(&list).with_context(|| format!("not a list of CPUs: {list}"))
+}
+
+/// Reads a list such as `0-3,5`.
+fn processor_list(list: &str) -> Option<Vec<usize>> {
+    let mut processors = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        processors.extend(first.parse::<usize>().ok()?..=last.parse().ok()?);
+    }
+    Some(processors)
+}
+
+/// Contents of a file of the kernel's.
+pub(crate) fn read(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Writes `value` to a file of the kernel's.
+pub(crate) fn write(path: impl AsRef<Path>, value: &str) -> Result<()> {
+    let path = path.as_ref();
+    fs::write(path, value).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_size_is_in_kib() {
+        let meminfo = "MemFree:  1 kB\nMemTotal:        1011376 kB\n";
+        assert_eq!(memory_total(meminfo), Some(1_011_376 << 10));
+        assert_eq!(memory_total("MemFree:  1 kB\n"), None);
+        assert_eq!(memory_total("MemTotal:  many kB\n"), None);
+    }
+
+    #[test]
+    fn processor_lists() {
+        assert_eq!(processor_list("0\n"), Some(vec![0]));
+        assert_eq!(processor_list("0-2,5,7-8\n"), Some(vec![0, 1, 2, 5, 7, 8]));
+        assert_eq!(processor_list(""), None);
+        assert_eq!(processor_list("0-"), None);
+    }
+}

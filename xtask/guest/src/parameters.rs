@@ -1,0 +1,135 @@
+//! What the lab wants of this machine, from the kernel command line.
+
+use anyhow::{Context, Result, bail};
+
+/// The `lab.*` parameters of the kernel command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parameters {
+    /// `lab.role`: what to do.
+    pub(crate) role: Role,
+    /// `lab.seed`: what all content is made from.
+    pub(crate) seed: u64,
+    /// `lab.fill`: how much of all memory to fill with content, in percent.
+    pub(crate) fill: u8,
+    /// `lab.loops`: how often to leave this kernel and come back.
+    pub(crate) loops: u32,
+    /// `lab.window`: memory for the other kernels, as `kjump --window` takes it.
+    pub(crate) window: Option<String>,
+    /// `lab.spoil`: name of a thing to spoil before it is verified, which then has to fail.
+    pub(crate) spoil: Option<String>,
+    /// `lab.append`: command line of the other kernels, with commas for spaces.
+    pub(crate) append: String,
+}
+
+/// What this machine is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A, which jumps to B, and B jumps right back.
+    Bounce,
+    /// A, which is saved and resumed.
+    Hibernate,
+    /// C, which resumes A.
+    Resume,
+    /// Ask `kjump doctor` whether this machine can hibernate, and expect a yes.
+    DoctorYes,
+    /// The same on a kernel that was built without `CONFIG_KEXEC_JUMP`.
+    DoctorNo,
+    /// Ask for what must be refused.
+    Refusals,
+    /// Ask without the rights to.
+    NotRoot,
+    /// Hold content and verify it, with nothing happening between; then spoil each thing and see that
+    /// it is noticed.
+    SelfCheck,
+}
+
+impl Role {
+    /// Every role and its name on the command line.
+    const NAMES: [(&str, Self); 8] = [
+        ("bounce", Self::Bounce),
+        ("hibernate", Self::Hibernate),
+        ("resume", Self::Resume),
+        ("doctor-yes", Self::DoctorYes),
+        ("doctor-no", Self::DoctorNo),
+        ("refusals", Self::Refusals),
+        ("not-root", Self::NotRoot),
+        ("self-check", Self::SelfCheck),
+    ];
+}
+
+impl Parameters {
+    /// Reads the parameters from a kernel command line. Those of others are left alone; one of ours
+    /// that is unknown or wrong is an error.
+    pub(crate) fn parse(line: &str) -> Result<Self> {
+        let mut role = None;
+        let mut parameters = Self {
+            role: Role::SelfCheck,
+            seed: 1,
+            fill: 40,
+            loops: 1,
+            window: None,
+            spoil: None,
+            append: String::new(),
+        };
+        let ours = line
+            .split_whitespace()
+            .filter_map(|word| word.strip_prefix("lab."))
+            .filter_map(|word| word.split_once('='));
+        for (key, value) in ours {
+            let wrong = || format!("wrong parameter lab.{key}={value}");
+            match key {
+                "role" => {
+                    role = Role::NAMES
+                        .into_iter()
+                        .find_map(|(name, role)| (name == value).then_some(role));
+                    role.with_context(wrong)?;
+                }
+                "seed" => parameters.seed = value.parse().with_context(wrong)?,
+                "fill" => parameters.fill = value.parse().with_context(wrong)?,
+                "loops" => parameters.loops = value.parse().with_context(wrong)?,
+                "window" => parameters.window = Some(value.to_owned()),
+                "spoil" => parameters.spoil = Some(value.to_owned()),
+                "append" => parameters.append = value.replace(',', " "),
+                _ => bail!("unknown parameter lab.{key}"),
+            }
+        }
+        if parameters.fill > 95 {
+            bail!("lab.fill={} leaves no memory to work with", parameters.fill);
+        }
+        parameters.role = role.context("no lab.role on the kernel command line")?;
+        Ok(parameters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_found_among_those_of_others() {
+        let line = "console=ttyS0 lab.role=hibernate nokaslr lab.fill=62 lab.seed=7 lab.loops=2 \
+                    lab.window=64M@0x1000000 lab.append=console=ttyS0,panic=-1\n";
+        let parameters = Parameters::parse(line).unwrap();
+        assert_eq!(parameters.role, Role::Hibernate);
+        assert_eq!(parameters.fill, 62);
+        assert_eq!(parameters.seed, 7);
+        assert_eq!(parameters.loops, 2);
+        assert_eq!(parameters.window.as_deref(), Some("64M@0x1000000"));
+        assert_eq!(parameters.append, "console=ttyS0 panic=-1");
+    }
+
+    #[test]
+    fn wrong_parameters_are_told() {
+        for line in [
+            "",
+            "lab.role=",
+            "lab.role=sleep",
+            "lab.role=bounce lab.fill=96",
+            "lab.role=bounce lab.fill=300",
+            "lab.role=bounce lab.loops=-1",
+            "lab.role=bounce lab.fil=3",
+        ] {
+            assert!(Parameters::parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What this machine can be for.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::clock::Clock;
+use crate::content::PAGE_WORDS;
+use crate::disk::{self, Disk};
+use crate::identity::Identity;
+use crate::memory::Memory;
+use crate::messages::Messages;
+use crate::network::Network;
+use crate::parameters::{Parameters, Role};
+use crate::processors::Processors;
+use crate::tmpfs::TmpfsFile;
+use crate::witness::{self, Witness};
+use crate::{console, kjump, machine, refusals};
+
+/// Plays the role that `parameters` name.
+pub(crate) fn play(parameters: &Parameters) -> Result<()> {
+    machine::prefer_huge_pages();
+    match parameters.role {
+        Role::Bounce => bounce(parameters),
+        Role::Hibernate => hibernate(parameters),
+        Role::Resume => resume(parameters),
+        Role::DoctorYes => doctor_yes(),
+        Role::DoctorNo => refusals::ask(refusals::WITHOUT_KEXEC_JUMP),
+        Role::Refusals => refuse(parameters),
+        Role::NotRoot => refusals::ask(refusals::NOT_ROOT),
+        Role::SelfCheck => self_check(parameters),
+    }
+}
+
+/// A jumps to B, which comes right back.
+fn bounce(parameters: &Parameters) -> Result<()> {
+    let mut load = vec!["load"];
+    load.extend(kjump::load_options(parameters));
+    leave_and_come_back(parameters, || {
+        kjump::run(&load)?;
+        console::report("ready", "loaded");
+        kjump::run(&["jump"])
+    })
+}
+
+/// A jumps to B, which saves A and powers off; C and D, run later by the lab, bring A back.
+fn hibernate(parameters: &Parameters) -> Result<()> {
+    let image = disk::image_disk()?;
+    let mut hibernate = vec!["hibernate", "--image", &image];
+    hibernate.extend(kjump::load_options(parameters));
+    leave_and_come_back(parameters, || {
+        console::report("ready", "to hibernate");
+        kjump::run(&hibernate)?;
+        refusals::ask(refusals::AFTER_RESUME)
+    })
+}
+
+/// Fills the machine, leaves it by `jump` as often as asked, and verifies it each time.
+fn leave_and_come_back(parameters: &Parameters, jump: impl Fn() -> Result<()>) -> Result<()> {
+    let mut witnesses = witnesses(parameters)?;
+    for number in 1..=parameters.loops {
+        witness::before(&mut witnesses)?;
+        jump().with_context(|| format!("jump {number}"))?;
+        console::report("back", &format!("jump {number}"));
+        spoil(&mut witnesses, parameters)?;
+        witness::verify(&mut witnesses)?;
+    }
+    Ok(())
+}
+
+/// C: makes sure that free memory holds nothing of value, and resumes A.
+fn resume(parameters: &Parameters) -> Result<()> {
+    let bytes = machine::memory_size()? / 100 * u64::from(parameters.fill);
+    let words = usize::try_from(bytes / 8)?;
+    // Not zero, which some of A's pages are.
+    let junk = vec![0xdead_dead_dead_dead_u64; words];
+    ensure!(junk.iter().step_by(PAGE_WORDS).all(|&word| word != 0));
+    drop(junk);
+    console::report("ready", &format!("spoilt {} MiB", bytes >> 20));
+    refusals::ask(refusals::BEFORE_RESUME)?;
+    let image = disk::image_disk()?;
+    let mut resume = vec!["resume", "--image", &image];
+    resume.extend(kjump::kernel_options(parameters));
+    kjump::run(&resume)?;
+    bail!("kjump resume returned")
+}
+
+fn doctor_yes() -> Result<()> {
+    kjump::run(&["doctor"])?;
+    kjump::run(&["doctor", "--json"])
+}
+
+/// Asks for what must be refused, and verifies that nothing of it did harm.
+fn refuse(parameters: &Parameters) -> Result<()> {
+    let mut witnesses = witnesses(parameters)?;
+    witness::before(&mut witnesses)?;
+    refusals::ask(refusals::BAD_REQUESTS)?;
+    witness::verify(&mut witnesses)
+}
+
+/// Verifies what nothing happened to, and sees that harm to each thing is noticed.
+fn self_check(parameters: &Parameters) -> Result<()> {
+    let mut witnesses = witnesses(parameters)?;
+    witness::before(&mut witnesses)?;
+    spoil(&mut witnesses, parameters)?;
+    witness::verify(&mut witnesses)?;
+
+    witness::before(&mut witnesses)?;
+    for witness in &mut witnesses {
+        let name = witness.name();
+        witness
+            .spoil()
+            .with_context(|| format!("spoiling {name}"))?;
+        match witness.verify() {
+            Ok(state) => bail!("{name}: the harm was not noticed: {state}"),
+            Err(error) => console::report(&format!("noticed.{name}"), &format!("{error:#}")),
+        }
+    }
+    Ok(())
+}
+
+/// All that this machine holds.
+fn witnesses(parameters: &Parameters) -> Result<Vec<Box<dyn Witness>>> {
+    let seed = parameters.seed;
+    let flags = machine::read("/proc/cpuinfo")?;
+    let levels = if flags.split_whitespace().any(|flag| flag == "la57") {
+        5
+    } else {
+        4
+    };
+    console::report("paging-levels", &levels.to_string());
+    Ok(vec![
+        Box::new(Identity::learn()?),
+        Box::new(Clock::read()),
+        Box::new(Memory::fill(seed, parameters.fill)?),
+        Box::new(TmpfsFile::write(seed)?),
+        Box::new(Messages::start()?),
+        Box::new(Disk::mount(seed)?),
+        Box::new(Network::new(seed)),
+        // Last, because spoiling it takes a CPU away from the others.
+        Box::new(Processors::start()?),
+    ])
+}
+
+/// Spoils what the lab wants spoilt, if anything.
+fn spoil(witnesses: &mut [Box<dyn Witness>], parameters: &Parameters) -> Result<()> {
+    let Some(name) = &parameters.spoil else {
+        return Ok(());
+    };
+    witnesses
+        .iter_mut()
+        .find(|witness| witness.name() == name)
+        .with_context(|| format!("there is no {name} to spoil"))?
+        .spoil()
+        .with_context(|| format!("spoiling {name}"))
+}

@@ -1,0 +1,70 @@
+//! What runs inside the machines: static binaries, and initramfs archives made of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use kexec_image::initramfs::{Archive, DeviceKind};
+
+use crate::workspace;
+
+/// The one target that kexec jump exists on, as Rust names it.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The binaries that run inside the machines.
+#[derive(Clone, Debug)]
+pub(crate) struct Binaries {
+    /// The command under test.
+    pub(crate) kjump: PathBuf,
+    /// First process of A and C.
+    pub(crate) guest: PathBuf,
+}
+
+/// Builds the binaries, in a target folder of their own: they are linked another way than the rest,
+/// which would otherwise be built anew each time.
+pub(crate) fn binaries() -> Result<Binaries> {
+    let folder = workspace().join("target/initramfs");
+    let status = Command::new(env!("CARGO"))
+        .current_dir(workspace())
+        .env("CARGO_TARGET_DIR", &folder)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .args([
+            "build",
+            "--quiet",
+            "--profile",
+            "initramfs",
+            "--target",
+            TARGET,
+        ])
+        .args(["--package", "kjump-examples", "--bin", "kjump"])
+        .args(["--package", "lab-guest", "--bin", "lab-guest"])
+        .status()
+        .context("starting cargo")?;
+    if !status.success() {
+        bail!("the binaries for the machines did not build: {status}");
+    }
+    let built = folder.join(TARGET).join("initramfs");
+    Ok(Binaries {
+        kjump: built.join("kjump"),
+        guest: built.join("lab-guest"),
+    })
+}
+
+/// Writes the initramfs of A and C to `path`: the guest's first process, the command under test, and
+/// the kernel that it is to boot.
+///
+/// It is not compressed: an emulated CPU takes longer to inflate it than to copy it.
+pub(crate) fn initramfs(path: &Path, binaries: &Binaries, kernel: &Path) -> Result<()> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let mut archive = Archive::new();
+    for folder in ["/dev", "/proc", "/sys", "/tmp", "/mnt", "/bin", "/boot"] {
+        archive.directory(folder, 0o755)?;
+    }
+    // Without it, the first process has no standard output.
+    archive.device("/dev/console", 0o600, DeviceKind::Character, 5, 1)?;
+    archive.file("/init", 0o755, &read(&binaries.guest)?)?;
+    archive.file("/bin/kjump", 0o755, &read(&binaries.kjump)?)?;
+    archive.file("/boot/bzImage", 0o644, &read(kernel)?)?;
+    fs::write(path, archive.finish()).with_context(|| format!("writing {}", path.display()))
+}

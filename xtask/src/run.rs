@@ -1,0 +1,205 @@
+//! Takes a machine through a scenario.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::build::{self, Binaries};
+use crate::course::{Boot, Phase};
+use crate::judge::judge;
+use crate::lab::Lab;
+use crate::machine::{Machine, Platform};
+use crate::qemu::Vm;
+use crate::scenario::Scenario;
+use crate::settings::Settings;
+use crate::transcript::{Step, Transcript};
+use crate::{disk, runs_folder};
+
+/// Size of the disk that A's file system is on, in MiB.
+const DATA_DISK: u64 = 64;
+
+/// Size of the disk that is too small for an image, in MiB.
+const SMALL_DISK: u64 = 16;
+
+/// Runs scenarios.
+pub(crate) struct Runner<'a> {
+    /// Kernels and firmware.
+    pub(crate) lab: &'a Lab,
+    /// What runs inside the machines.
+    pub(crate) binaries: &'a Binaries,
+    /// Whether disks are kept.
+    pub(crate) keep: bool,
+    /// Whether every line of the consoles is shown.
+    pub(crate) verbose: bool,
+}
+
+/// A scenario to run, and on what.
+pub(crate) struct Run {
+    /// What to call it, and its logs.
+    pub(crate) label: String,
+    /// What happens.
+    pub(crate) scenario: Scenario,
+    /// The machine; that of the scenario, or another one.
+    pub(crate) settings: Settings,
+}
+
+/// Something that a caller may want to tell of while a scenario runs.
+pub(crate) enum Event<'a> {
+    /// The machine is switched on, for the nth time.
+    PowerOn(usize),
+    /// A phase is done, and took this long.
+    Done(&'a Phase, Duration),
+    /// The machine said something.
+    Said(&'a str),
+}
+
+/// Files that a machine is made of.
+struct Parts {
+    /// Where they are; gone with this value.
+    _folder: TempDir,
+    initramfs: PathBuf,
+    /// A's file system, the image, and a disk that is too small for an image.
+    disks: [PathBuf; 3],
+    platform: Platform,
+}
+
+impl Run {
+    /// A run of `scenario` as it is.
+    pub(crate) fn of(scenario: Scenario) -> Self {
+        Self {
+            label: scenario.name.to_owned(),
+            settings: scenario.settings.clone(),
+            scenario,
+        }
+    }
+}
+
+impl Runner<'_> {
+    /// Takes a machine through `run`, and returns what it said in each boot if all was well. `watch`
+    /// hears what happens. An error names the log of the boot that failed.
+    pub(crate) fn run(
+        &self,
+        run: &Run,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Vec<Transcript>> {
+        let parts = self.make_parts(run)?;
+        let mut boots = Vec::new();
+        for (boot, number) in run
+            .scenario
+            .course
+            .boots(run.settings.loops)
+            .iter()
+            .zip(1..)
+        {
+            watch(Event::PowerOn(number));
+            let machine = self.machine(run, boot, &parts);
+            let log = runs_folder().join(format!("{}-{number}.log", run.label));
+            let mut vm = Vm::start(&machine, &log, run.scenario.limit, self.verbose)?;
+            let transcript = follow(&mut vm, &boot.phases, watch)?;
+            boots.push(transcript);
+        }
+        judge(run, &boots, &parts.disks[0]).with_context(|| {
+            let logs = runs_folder().join(&run.label);
+            format!("judged by {}-*.log", logs.display())
+        })?;
+        Ok(boots)
+    }
+
+    fn make_parts(&self, run: &Run) -> Result<Parts> {
+        let settings = &run.settings;
+        let runs = runs_folder();
+        fs::create_dir_all(&runs).with_context(|| format!("creating {}", runs.display()))?;
+        let mut folder = tempfile::Builder::new()
+            .prefix(&format!("{}-", run.label))
+            .tempdir_in(&runs)
+            .with_context(|| format!("creating a folder in {}", runs.display()))?;
+        if self.keep {
+            folder.disable_cleanup(true);
+            println!("disks: {}", folder.path().display());
+        }
+        let path = |name| folder.path().join(name);
+        let initramfs = path("initramfs");
+        build::initramfs(&initramfs, self.binaries, self.lab.kernel(settings.kernel))?;
+        let data = path("data");
+        disk::create_ext4(&data, DATA_DISK)?;
+        let image = path("image");
+        // Memory that does not compress at all, and some room for what describes it.
+        disk::create(&image, u64::from(settings.memory) * 5 / 4)?;
+        let small = path("small");
+        disk::create(&small, SMALL_DISK)?;
+        let platform = if settings.uefi {
+            let (code, template) = self.lab.ovmf();
+            let variables = path("uefi-variables");
+            fs::copy(&template, &variables).context("copying the UEFI variables")?;
+            Platform::Uefi { code, variables }
+        } else {
+            Platform::Bios
+        };
+        Ok(Parts {
+            _folder: folder,
+            initramfs,
+            disks: [data, image, small],
+            platform,
+        })
+    }
+
+    fn machine(&self, run: &Run, boot: &Boot, parts: &Parts) -> Machine {
+        let settings = &run.settings;
+        let mut words = vec![
+            // A kernel that panics resets the machine, which ends it; the guest's reports, which go
+            // through the log of the kernel, are not held back.
+            "console=ttyS0 panic=-1 printk.devkmsg=on".to_owned(),
+            format!("lab.role={}", boot.role),
+            format!("lab.seed={}", crc32fast::hash(run.scenario.name.as_bytes())),
+            format!("lab.fill={}", settings.fill),
+            format!("lab.loops={}", settings.loops),
+            "lab.append=panic=-1".to_owned(),
+        ];
+        if !settings.kaslr {
+            words.push("nokaslr".to_owned());
+        }
+        if let Some(window) = &settings.window {
+            words.push(format!("lab.window={window}"));
+        }
+        if let Some(thing) = run.scenario.course.spoil() {
+            words.push(format!("lab.spoil={thing}"));
+        }
+        if boot.role != "resume" {
+            words.push("ip=10.0.2.15::10.0.2.2:255.255.255.0:lab:eth0:off".to_owned());
+        }
+        Machine {
+            memory: settings.memory,
+            cpus: settings.cpus,
+            cpu: settings.cpu.clone(),
+            parallel: settings.parallel,
+            platform: parts.platform.clone(),
+            disks: parts.disks.to_vec(),
+            kernel: self.lab.kernel(settings.kernel).to_owned(),
+            initramfs: parts.initramfs.clone(),
+            command_line: words.join(" "),
+        }
+    }
+}
+
+/// Sees a machine through all of its phases, to its end.
+fn follow(vm: &mut Vm, phases: &[Phase], watch: &mut dyn FnMut(Event<'_>)) -> Result<Transcript> {
+    let mut transcript = Transcript::new(phases);
+    while let Some(line) = vm.next_line()? {
+        watch(Event::Said(&line.text));
+        match transcript.add(line) {
+            Step::Same => {}
+            Step::Done(phase, took) => watch(Event::Done(&phase, took)),
+            Step::Failed(why) => return Err(vm.failure(&format!("the guest failed:{why}"))),
+        }
+    }
+    match transcript.missing() {
+        None => Ok(transcript),
+        Some(phase) => Err(vm.failure(&format!(
+            "the machine went off before this was done: {} ({:?} on the console)",
+            phase.title, phase.mark,
+        ))),
+    }
+}

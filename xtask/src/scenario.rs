@@ -1,0 +1,221 @@
+//! The scenarios: what happens to which machine, and what has to be seen on the way.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::course::Course;
+use crate::lab::Kernel;
+use crate::settings::Settings;
+use crate::transcript::Transcript;
+
+/// Something that a machine goes through.
+pub(crate) struct Scenario {
+    /// What to call it.
+    pub(crate) name: &'static str,
+    /// What it shows.
+    pub(crate) summary: &'static str,
+    /// What happens.
+    pub(crate) course: Course,
+    /// The machine.
+    pub(crate) settings: Settings,
+    /// How long each boot of the machine may take.
+    pub(crate) limit: Duration,
+    /// Judges what the machine said, beyond what its course wants.
+    pub(crate) judge: fn(&[Transcript]) -> Result<()>,
+}
+
+/// All scenarios.
+pub(crate) fn all() -> Vec<Scenario> {
+    let standard = Settings::default;
+    vec![
+        scenario(
+            "self-check",
+            "what A holds is verified without a jump, and harm to any of it is noticed",
+            Course::Alone("self-check"),
+        ),
+        scenario(
+            "self-check-spoilt",
+            "one wrong bit in A's memory fails a run",
+            Course::Spoilt("memory"),
+        )
+        .judged_by(memory_is_spoilt),
+        scenario(
+            "doctor-yes",
+            "the doctor finds that this kernel can hibernate",
+            Course::Alone("doctor-yes"),
+        ),
+        scenario(
+            "doctor-cloud",
+            "the doctor finds what Debian's own kernel lacks",
+            Course::Alone("doctor-no"),
+        )
+        .on(Settings {
+            kernel: Kernel::DebianCloud,
+            ..standard()
+        }),
+        scenario(
+            "refusals",
+            "requests that cannot be met are refused, and do no harm",
+            Course::Alone("refusals"),
+        )
+        // Where the kernel lies decides which windows there is room for.
+        .on(Settings {
+            kaslr: false,
+            ..standard()
+        }),
+        scenario(
+            "not-root",
+            "a user without rights is told so",
+            Course::Alone("not-root"),
+        ),
+        scenario("bounce", "A → B → A", Course::Bounce),
+        scenario("loop", "A → B, power off, C → D → A", Course::Loop),
+        scenario(
+            "loop-big",
+            "the loop with 4 GiB, most of them full of random content",
+            Course::Loop,
+        )
+        .on(Settings {
+            memory: 4096,
+            fill: 67,
+            ..standard()
+        })
+        .within(Duration::from_secs(300)),
+        scenario(
+            "loop-4-level",
+            "the loop with 4 levels of page tables",
+            Course::Loop,
+        )
+        .on(Settings {
+            cpu: "qemu64".to_owned(),
+            ..standard()
+        })
+        .judged_by(has_4_levels),
+        scenario(
+            "loop-5-level",
+            "the loop with 5 levels of page tables, and without KASLR",
+            Course::Loop,
+        )
+        .on(Settings {
+            kaslr: false,
+            ..standard()
+        })
+        .judged_by(has_5_levels),
+        scenario(
+            "loop-uefi",
+            "the loop on a machine with UEFI firmware and AHCI disks",
+            Course::Loop,
+        )
+        .on(Settings {
+            uefi: true,
+            ..standard()
+        }),
+        scenario(
+            "loop-smp",
+            "the loop with 4 CPUs in all four kernels",
+            Course::Loop,
+        )
+        .on(Settings {
+            cpus: 4,
+            ..standard()
+        })
+        .judged_by(has_4_cpus),
+        scenario(
+            "loop-twice",
+            "two loops in a row from one boot of A",
+            Course::Loop,
+        )
+        .on(Settings {
+            loops: 2,
+            ..standard()
+        }),
+    ]
+}
+
+/// The scenario of this name.
+pub(crate) fn find(name: &str) -> Result<Scenario> {
+    let all = all();
+    let names: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+    let names = names.join(", ");
+    match all.into_iter().find(|scenario| scenario.name == name) {
+        Some(scenario) => Ok(scenario),
+        None => bail!("there is no scenario {name:?}; there are: {names}"),
+    }
+}
+
+fn scenario(name: &'static str, summary: &'static str, course: Course) -> Scenario {
+    Scenario {
+        name,
+        summary,
+        course,
+        settings: Settings::default(),
+        limit: Duration::from_secs(180),
+        judge: |_| Ok(()),
+    }
+}
+
+impl Scenario {
+    fn on(self, settings: Settings) -> Self {
+        Self { settings, ..self }
+    }
+
+    fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
+    fn judged_by(self, judge: fn(&[Transcript]) -> Result<()>) -> Self {
+        Self { judge, ..self }
+    }
+}
+
+fn memory_is_spoilt(boots: &[Transcript]) -> Result<()> {
+    shows(boots, 0, "lab: verdict=failed memory: 1 wrong pages")
+}
+
+fn has_4_levels(boots: &[Transcript]) -> Result<()> {
+    shows(boots, 0, "lab: paging-levels=4")
+}
+
+fn has_5_levels(boots: &[Transcript]) -> Result<()> {
+    shows(boots, 0, "lab: paging-levels=5")
+}
+
+/// B, and then D, have four CPUs.
+fn has_4_cpus(boots: &[Transcript]) -> Result<()> {
+    for boot in 0..boots.len() {
+        shows(boots, boot, "kjump: 4 CPUs")?;
+    }
+    Ok(())
+}
+
+/// Fails unless some line of a boot has `text`.
+fn shows(boots: &[Transcript], boot: usize, text: &str) -> Result<()> {
+    let found = boots.get(boot).is_some_and(|boot| boot.shows(text));
+    ensure!(found, "boot {} did not say {text:?}", boot + 1);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scenarios_are_found_by_their_names() {
+        let names: Vec<&str> = all().iter().map(|scenario| scenario.name).collect();
+        for (number, name) in names.iter().enumerate() {
+            assert_eq!(find(name).unwrap().name, *name);
+            assert!(!names[..number].contains(name), "{name} is there twice");
+        }
+        assert!(find("").is_err());
+    }
+
+    #[test]
+    fn four_cpus_are_wanted_in_every_boot() {
+        let two = Transcript::of(&["kjump: 2 CPUs"]);
+        let four = Transcript::of(&["hello", "kjump: 4 CPUs"]);
+        assert!(has_4_cpus(&[four, two]).is_err());
+        let four = || Transcript::of(&["hello", "kjump: 4 CPUs"]);
+        assert!(has_4_cpus(&[four(), four()]).is_ok());
+    }
+}
