@@ -57,7 +57,7 @@ pub use device::DeviceReader;
 pub use error::Error;
 pub use hibernation::{Hibernation, Prepared};
 pub use jump::{jump, jump_back};
-pub use restoration::{Memory, Restoration, Restored};
+pub use restoration::{Restoration, Restored, open_memory};
 pub use resumption::Resumption;
 pub use sleeper::Sleeper;
 pub use target::{ImageTarget, Outcome};

@@ -5,9 +5,10 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use kexec_image::saved_memory;
-use krestore_core::{DevMem, FileTarget, Guard, OldMem, RestoreError, Summary, Target};
+use krestore_core::{DevMem, FileTarget, Guard, Summary, Target};
+use vmcore::elf::CoreError;
 use vmcore::image::Image;
-use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, Progress, ReadAt};
+use vmcore::{PAGE_SIZE, PhysRange, Progress};
 
 use crate::{DeviceReader, Error, jump, machine};
 
@@ -18,81 +19,29 @@ pub struct Restoration {
     image: Image<DeviceReader>,
 }
 
-/// What memory is restored to.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Memory {
-    /// The machine's memory, by mapping `/dev/mem`.
-    DevMem(DevMem),
-    /// The machine's memory, by writing to `/dev/oldmem`.
-    OldMem(OldMem),
-    /// A plain file.
-    File(FileTarget),
-}
-
-impl Memory {
-    /// Opens what is at `path`: `/dev/mem` and `/dev/oldmem` are the machine's memory, all else is a
-    /// plain file, which is made if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Open`], or [`Error::IoMem`] if the guard cannot know which memory is whose.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let guard = || Ok::<_, Error>(Guard::new(&machine::iomem()?));
-        let opened = if path == Path::new(DevMem::PATH) {
-            DevMem::open(path, guard()?).map(Self::DevMem)
-        } else if path == Path::new(OldMem::PATH) {
-            OldMem::open(path, guard()?).map(Self::OldMem)
-        } else {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)
-                .map(|file| Self::File(FileTarget::new(file)))
-        };
-        opened.map_err(Error::open(path))
-    }
-}
-
-impl Target for Memory {
-    fn check(&self, range: PhysRange) -> Result<(), RestoreError> {
-        match self {
-            Self::DevMem(target) => target.check(range),
-            Self::OldMem(target) => target.check(range),
-            Self::File(target) => target.check(range),
-        }
-    }
-
-    fn write(
-        &mut self,
-        range: PhysRange,
-        source: &dyn ReadAt,
-        offset: u64,
-    ) -> Result<(), RestoreError> {
-        match self {
-            Self::DevMem(target) => target.write(range, source, offset),
-            Self::OldMem(target) => target.write(range, source, offset),
-            Self::File(target) => target.write(range, source, offset),
-        }
-    }
-
-    fn zero(&mut self, range: PhysRange) -> Result<(), RestoreError> {
-        match self {
-            Self::DevMem(target) => target.zero(range),
-            Self::OldMem(target) => target.zero(range),
-            Self::File(target) => target.zero(range),
-        }
-    }
-
-    fn read(&mut self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), RestoreError> {
-        match self {
-            Self::DevMem(target) => target.read(addr, buf),
-            Self::OldMem(target) => target.read(addr, buf),
-            Self::File(target) => target.read(addr, buf),
-        }
-    }
+/// Opens what is at `path` to restore to: `/dev/mem` and `/dev/oldmem` are the machine's memory, with a
+/// guard; all else is a plain file, which is made if it is not there.
+///
+/// # Errors
+///
+/// [`Error::Open`], or [`Error::IoMem`] if the guard cannot know which memory is whose.
+pub fn open_memory(path: &Path) -> Result<Box<dyn Target>, Error> {
+    let guard = || Ok::<_, Error>(Guard::new(&machine::iomem()?));
+    let target: Box<dyn Target> = if path == Path::new(DevMem::PATH) {
+        Box::new(DevMem::open(path, guard()?).map_err(Error::open(path))?)
+    } else if path == Path::new(FileTarget::OLDMEM) {
+        Box::new(FileTarget::oldmem(path, guard()?).map_err(Error::open(path))?)
+    } else {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(Error::open(path))?;
+        Box::new(FileTarget::plain(file))
+    };
+    Ok(target)
 }
 
 impl Restoration {
@@ -121,7 +70,7 @@ impl Restoration {
     /// # Errors
     ///
     /// [`Error::Restore`] with the first range that cannot be, and why.
-    pub fn check(&self, memory: &impl Target) -> Result<Summary, Error> {
+    pub fn check(&self, memory: &dyn Target) -> Result<Summary, Error> {
         let core = self.image.core().map_err(Error::image(&self.path))?;
         let machine = saved_memory(self.image.identity());
         Ok(krestore_core::check(&core, &machine, memory)?)
@@ -133,14 +82,14 @@ impl Restoration {
     ///
     /// As [`check`](Self::check), before the first byte is written; [`Error::Restore`] later if a byte
     /// could not be brought over.
-    pub fn restore<M: Target>(
+    pub fn restore(
         self,
-        mut memory: M,
+        mut memory: Box<dyn Target>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Restored<M>, Error> {
+    ) -> Result<Restored, Error> {
         let core = self.image.core().map_err(Error::image(&self.path))?;
         let machine = saved_memory(self.image.identity());
-        let summary = krestore_core::restore(&core, &machine, &mut memory, progress)?;
+        let summary = krestore_core::restore(&core, &machine, memory.as_mut(), progress)?;
         Ok(Restored {
             path: self.path,
             image: self.image,
@@ -151,15 +100,14 @@ impl Restoration {
 }
 
 /// An image whose memory is all back.
-#[derive(Debug)]
-pub struct Restored<M> {
+pub struct Restored {
     path: PathBuf,
     image: Image<DeviceReader>,
-    memory: M,
+    memory: Box<dyn Target>,
     summary: Summary,
 }
 
-impl<M: Target> Restored<M> {
+impl Restored {
     /// What was written.
     #[must_use]
     pub fn summary(&self) -> Summary {
@@ -174,8 +122,9 @@ impl<M: Target> Restored<M> {
     /// [`Error::Kexec`] if the kernel refused, [`Error::Mark`] if the image could not be marked.
     pub fn jump_back(mut self) -> Result<Infallible, Error> {
         let entry = self.image.saved().jump_back;
-        let mut page = vec![0; PAGE_SIZE as usize];
-        self.memory.read(entry.align_down(PAGE_SIZE), &mut page)?;
+        let page = PhysRange::from_len(entry.align_down(PAGE_SIZE), PAGE_SIZE)
+            .ok_or(CoreError::NoMemory { addr: entry })?;
+        let page = self.memory.read(page)?;
         jump::load_way_back(entry, &page, self.image.identity().window)?;
         // From here on the image is stale, so nothing but the jump comes after.
         let file = OpenOptions::new().write(true).open(&self.path);

@@ -1,7 +1,7 @@
 //! Saved memory, back to where it was.
 //!
 //! [`restore`] writes the segments of a core to a [`Target`]: the memory of a sleeping machine through
-//! [`DevMem`] or [`OldMem`], or a plain file with [`FileTarget`]. No byte is copied twice: what the core
+//! [`DevMem`] or [`FileTarget::oldmem`], or a plain file with [`FileTarget::plain`]. No byte is copied twice: what the core
 //! has in a file is read straight into the mapped memory, or written straight from a mapping of the
 //! file.
 //!
@@ -25,4 +25,4 @@ pub use error::RestoreError;
 pub use guard::Guard;
 pub use mem::DevMem;
 pub use restore::{Summary, check, restore};
-pub use target::{FileTarget, OldMem, Target};
+pub use target::{FileTarget, Target};

@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 
 use memmap2::{MmapMut, MmapOptions};
-use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, ReadAt};
+use vmcore::{PAGE_SIZE, PhysRange, ReadAt};
 
 use crate::{Guard, RestoreError, Target};
 
@@ -82,6 +82,10 @@ fn pieces(range: PhysRange) -> impl Iterator<Item = PhysRange> {
 }
 
 impl Target for DevMem {
+    fn is_memory(&self) -> bool {
+        true
+    }
+
     fn check(&self, range: PhysRange) -> Result<(), RestoreError> {
         self.guard.check(range)
     }
@@ -114,12 +118,8 @@ impl Target for DevMem {
         Ok(())
     }
 
-    fn read(&mut self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), RestoreError> {
-        let Some(range) = PhysRange::from_len(addr, buf.len() as u64) else {
-            return Ok(());
-        };
+    fn read(&mut self, range: PhysRange) -> Result<Vec<u8>, RestoreError> {
         let (map, skip) = self.map(range)?;
-        buf.copy_from_slice(&map[skip..][..buf.len()]);
-        Ok(())
+        Ok(map[skip..][..range.len() as usize].to_vec())
     }
 }

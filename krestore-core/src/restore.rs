@@ -29,7 +29,7 @@ const STEP: u64 = 8 << 20;
 pub fn check<S: ReadAt>(
     core: &Core<S>,
     machine: &RangeMap<()>,
-    target: &impl Target,
+    target: &dyn Target,
 ) -> Result<Summary, RestoreError> {
     let mut summary = Summary::default();
     for load in core.loads() {
@@ -53,7 +53,7 @@ pub fn check<S: ReadAt>(
 pub fn restore<S: ReadAt>(
     core: &Core<S>,
     machine: &RangeMap<()>,
-    target: &mut impl Target,
+    target: &mut dyn Target,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, RestoreError> {
     let summary = check(core, machine, target)?;
@@ -93,11 +93,11 @@ mod tests {
     use std::path::Path;
 
     use proptest::prelude::*;
+    use vmcore::IoMem;
     use vmcore::elf::CoreHeaders;
-    use vmcore::{IoMem, PhysAddr};
 
     use super::*;
-    use crate::{DevMem, FileTarget, Guard, OldMem};
+    use crate::{DevMem, FileTarget, Guard};
 
     fn range(start: u64, end: u64) -> PhysRange {
         PhysRange::new(start, end).unwrap()
@@ -177,8 +177,8 @@ mod tests {
             let progress = &mut |at| calls.push(at);
             let result = match kind {
                 0 => restore(&core, &core.memory(), &mut DevMem::open(file.path(), guard()).unwrap(), progress),
-                1 => restore(&core, &core.memory(), &mut OldMem::open(file.path(), guard()).unwrap(), progress),
-                _ => restore(&core, &core.memory(), &mut FileTarget::new(file.reopen().unwrap()), progress),
+                1 => restore(&core, &core.memory(), &mut FileTarget::oldmem(file.path(), guard()).unwrap(), progress),
+                _ => restore(&core, &core.memory(), &mut FileTarget::plain(file.reopen().unwrap()), progress),
             };
             let own = |first: u64, end: u64| first < 50 && end > 40;
             let refused = kind < 2 && runs.iter().any(|&(first, stored, zeros)| {
@@ -224,7 +224,7 @@ mod tests {
         let core = core_of(&[(1, 4, 0)]);
         let mut machine = core.memory();
         machine.remove(range(0x2000, 0x3000));
-        let target = FileTarget::new(tempfile::tempfile().unwrap());
+        let target = FileTarget::plain(tempfile::tempfile().unwrap());
         assert!(matches!(
             check(&core, &machine, &target),
             Err(RestoreError::NotOfMachine { .. })
@@ -236,11 +236,8 @@ mod tests {
         let file = memory_file();
         let mut target = DevMem::open(file.path(), guard()).unwrap();
         assert!(target.zero(range(39 * 4096, 41 * 4096)).is_err());
-        assert!(target.read(PhysAddr::new(45 * 4096), &mut [0; 8]).is_err());
-        let mut bytes = [0; 8];
-        target
-            .read(PhysAddr::new(3 * 4096 + 5), &mut bytes)
-            .unwrap();
+        assert!(target.read(range(45 * 4096, 45 * 4096 + 8)).is_err());
+        let bytes = target.read(range(3 * 4096 + 5, 3 * 4096 + 13)).unwrap();
         assert_eq!(bytes, [0x77; 8]);
         assert!(DevMem::open(Path::new("/nonexistent"), guard()).is_err());
     }

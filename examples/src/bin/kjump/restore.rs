@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use kjump::restore::DevMem;
-use kjump::{Memory, Restoration};
+use kjump::{Restoration, open_memory};
 
 use crate::cli;
 use crate::report::{Meter, say, size};
@@ -15,7 +15,7 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     if !restore.dry_run {
         return self::restore(restoration, &restore.target);
     }
-    let summary = restoration.check(&Memory::open(&restore.target)?)?;
+    let summary = restoration.check(open_memory(&restore.target)?.as_ref())?;
     say!(
         "{} can be restored to {}; nothing was written",
         size(summary.data + summary.zeros),
@@ -38,14 +38,14 @@ pub(crate) fn restore_by_id(image: &Path, id: &str) -> Result<()> {
 
 /// Restores an image to `target`, and jumps into it if that is memory.
 fn restore(restoration: Restoration, target: &Path) -> Result<()> {
-    let memory = Memory::open(target)?;
+    let memory = open_memory(target)?;
     let release = &restoration.image().identity().release;
     say!("restoring {release} to {}", target.display());
-    let is_file = matches!(memory, Memory::File(_));
+    let is_memory = memory.is_memory();
     let mut meter = Meter::new("restoring");
     let restored = restoration.restore(memory, &mut |at| meter.update(at))?;
     meter.finish("restored");
-    if is_file {
+    if !is_memory {
         return Ok(());
     }
     say!("memory restored");
