@@ -95,7 +95,7 @@ pub enum Error {
     },
     /// The target holds something else than what the machine wrote there.
     #[error(
-        "{} is not the device that the machine prepared for its image: there is {found}; nothing was written to it",
+        "{} is not the device that the machine prepared for its image ({found}); nothing was written to it",
         path.display()
     )]
     WrongTarget {

@@ -69,6 +69,14 @@ pub(crate) fn all() -> Vec<Scenario> {
             "a user without rights is told so",
             Course::Alone("not-root"),
         ),
+        Scenario {
+            judge: came_back_unsaved,
+            ..scenario(
+                "save-fails",
+                "B finds that it was given the wrong device, and jumps back",
+                Course::Alone("save-fails"),
+            )
+        },
         scenario("bounce", "A → B → A", Course::Bounce),
         scenario("loop", "A → B, power off, C → D → A", Course::Loop),
         scenario(
@@ -187,6 +195,12 @@ fn has_4_cpus(boots: &[Transcript]) -> Result<()> {
         shows(boots, boot, "kjump: 4 CPUs")?;
     }
     Ok(())
+}
+
+/// B refused, and it was B that did.
+fn came_back_unsaved(boots: &[Transcript]) -> Result<()> {
+    shows(boots, 0, "is not the device that the machine prepared")?;
+    shows(boots, 0, "kjump: jumping back")
 }
 
 /// Fails unless some line of a boot has `text`.

@@ -38,6 +38,8 @@ pub(crate) enum Role {
     Refusals,
     /// Ask without the rights to.
     NotRoot,
+    /// Have B save to a device that A did not prepare: it must come back, and all be well.
+    SaveFails,
     /// Hold content and verify it, with nothing happening between; then spoil each thing and see that
     /// it is noticed.
     SelfCheck,
@@ -45,7 +47,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 8] = [
+    const NAMES: [(&str, Self); 9] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("resume", Self::Resume),
@@ -53,6 +55,7 @@ impl Role {
         ("doctor-no", Self::DoctorNo),
         ("refusals", Self::Refusals),
         ("not-root", Self::NotRoot),
+        ("save-fails", Self::SaveFails),
         ("self-check", Self::SelfCheck),
     ];
 }

@@ -11,6 +11,7 @@ use crate::messages::Messages;
 use crate::network::Network;
 use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
+use crate::refusals::Refusal;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
 use crate::{console, kjump, machine, refusals};
@@ -24,7 +25,8 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::Resume => resume(parameters),
         Role::DoctorYes => doctor_yes(),
         Role::DoctorNo => refusals::ask(refusals::WITHOUT_KEXEC_JUMP),
-        Role::Refusals => refuse(parameters),
+        Role::Refusals => ask_for(refusals::BAD_REQUESTS, parameters),
+        Role::SaveFails => ask_for(refusals::WRONG_DEVICE, parameters),
         Role::NotRoot => refusals::ask(refusals::NOT_ROOT),
         Role::SelfCheck => self_check(parameters),
     }
@@ -89,10 +91,10 @@ fn doctor_yes() -> Result<()> {
 }
 
 /// Asks for what must be refused, and verifies that nothing of it did harm.
-fn refuse(parameters: &Parameters) -> Result<()> {
+fn ask_for(requests: &[Refusal], parameters: &Parameters) -> Result<()> {
     let mut witnesses = witnesses(parameters)?;
     witness::before(&mut witnesses)?;
-    refusals::ask(refusals::BAD_REQUESTS)?;
+    refusals::ask(requests)?;
     witness::verify(&mut witnesses)
 }
 

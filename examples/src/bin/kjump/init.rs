@@ -84,6 +84,7 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
     {
         report::error(&error.into());
     }
+    say!("jumping back");
     let never: Infallible = sleeper.jump_back()?;
     match never {}
 }
