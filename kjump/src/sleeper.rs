@@ -119,7 +119,7 @@ impl Sleeper {
         if header.identity.id != self.identity.id {
             return Err(Error::WrongTarget {
                 path: path.to_owned(),
-                found: format!("the image {}", header.identity.id),
+                found: format!("it holds the image {}", header.identity.id),
             });
         }
         let mut file = OpenOptions::new()

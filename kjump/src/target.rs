@@ -105,12 +105,16 @@ impl ImageTarget {
         if header.identity.id != identity.id {
             return Err(Error::WrongTarget {
                 path: path.to_owned(),
-                found: format!("the image {}", header.identity.id),
+                found: format!("it holds the image {}", header.identity.id),
             });
         }
         Ok(match Image::open(open()?) {
             Err(ImageError::Resumed) => Outcome::Resumed,
             Err(ImageError::Failed { reason }) => Outcome::NotSaved(reason),
+            Err(ImageError::Prepared) => Outcome::NotSaved(format!(
+                "the saving kernel came back and had not written to {}; its console tells why",
+                path.display()
+            )),
             Err(other) => Outcome::NotSaved(other.to_string()),
             Ok(_) => Outcome::NotSaved(
                 "the saving kernel came back after it had written a whole image".to_owned(),
@@ -137,10 +141,10 @@ pub(crate) fn check_prepared(path: &Path, identity: &Identity) -> Result<(), Err
     };
     match Header::read(&open(path, false)?) {
         Ok(header) if header.identity.id != identity.id => {
-            Err(wrong(format!("the image {}", header.identity.id)))
+            Err(wrong(format!("it holds the image {}", header.identity.id)))
         }
         Ok(header) if header.stage != Stage::Prepared => Err(wrong(
-            "the image of this machine, already written".to_owned(),
+            "it holds the image of this machine, already written".to_owned(),
         )),
         Ok(_) => Ok(()),
         Err(error) => Err(wrong(error.to_string())),
