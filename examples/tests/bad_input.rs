@@ -166,7 +166,8 @@ fn images_that_must_not_be_restored_are_refused() {
         assert!(!target.exists() || fs::metadata(target).unwrap().len() == 0);
         complaint
     };
-    assert!(refusal(b"something else").contains("truncated"));
+    assert!(refusal(b"something else").contains("no hibernation image"));
+    assert!(refusal(&image[..5000]).contains("truncated"));
     assert!(refusal(&[7; 100_000]).contains("no hibernation image"));
     assert!(refusal(&image[..image.len() - 5000]).contains("truncated"));
     let mut uncommitted = image.clone();

@@ -70,6 +70,11 @@ impl Header {
     ///
     /// [`ImageError`] if there is none, or none that this version can use.
     pub fn read(source: &impl ReadAt) -> Result<Self, ImageError> {
+        // What is too short for a header may be something else altogether.
+        let mut magic = [0; 8];
+        if source.read_exact_at(&mut magic, 0).is_ok() && &magic != MAGIC {
+            return Err(ImageError::NotImage { magic });
+        }
         if source.size() < HEADER_SIZE {
             return Err(ImageError::Truncated {
                 expected: HEADER_SIZE,

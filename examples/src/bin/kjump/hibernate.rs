@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use kjump::sys::LoadFlags;
-use kjump::{Error, Hibernation, ImageTarget, Kernel, Outcome, Prepared, machine};
+use kjump::sys::{KernelState, LoadFlags};
+use kjump::{Error, Hibernation, ImageTarget, Outcome, Prepared, machine};
 
 use crate::cli::{Load, LoadOptions};
-use crate::report::{say, size};
+use crate::report::{self, say, size};
 use crate::role::{self, Role};
 
 /// Plans with the files that the options name, and hands the plan on.
@@ -25,7 +25,7 @@ fn with_plan<T>(
     let files = role::files(&options.kernel, &machine.release, role, image)?;
     let hibernation = Hibernation {
         machine: &machine,
-        kernel: &Kernel::parse(&files.kernel).map_err(Error::from)?,
+        kernel: &files.kernel()?,
         initramfs: &files.initramfs,
         append: &files.append,
         window: options.window,
@@ -63,10 +63,18 @@ pub(crate) fn load(load: &Load) -> Result<()> {
 
 /// `kjump jump`
 pub(crate) fn jump() -> Result<()> {
-    say!("jumping to the saving kernel");
-    kjump::jump()?;
+    if !KernelState::new().kexec_loaded()? {
+        bail!(Error::NothingLoaded);
+    }
+    jump_there_and_back()?;
     say!("resumed");
     Ok(())
+}
+
+fn jump_there_and_back() -> Result<()> {
+    say!("jumping to the saving kernel");
+    report::drain();
+    Ok(kjump::jump()?)
 }
 
 /// `kjump hibernate`
@@ -88,8 +96,7 @@ pub(crate) fn hibernate(options: &LoadOptions, image: &Path, dry_run: bool) -> R
     let Some(identity) = identity else {
         return Ok(());
     };
-    say!("jumping to the saving kernel");
-    kjump::jump()?;
+    jump_there_and_back()?;
     match ImageTarget::outcome(image, &identity)? {
         Outcome::Resumed => say!("resumed"),
         Outcome::NotSaved(reason) => bail!(Error::NotSaved { reason }),

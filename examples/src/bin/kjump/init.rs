@@ -85,6 +85,7 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
         report::error(&error.into());
     }
     say!("jumping back");
+    report::drain();
     let never: Infallible = sleeper.jump_back()?;
     match never {}
 }

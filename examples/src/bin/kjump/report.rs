@@ -13,6 +13,13 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+/// Waits until what was printed has left the machine: a serial line is slower than a jump.
+pub(crate) fn drain() {
+    let _ = std::io::stdout().flush();
+    // What is not a terminal needs no waiting for.
+    let _ = nix::sys::termios::tcdrain(std::io::stdout());
+}
+
 /// Prints an error and its causes, each once, to standard error.
 pub(crate) fn error(error: &anyhow::Error) {
     eprintln!("kjump: {error:#}");

@@ -7,7 +7,7 @@ use kjump::restore::DevMem;
 use kjump::{Restoration, open_memory};
 
 use crate::cli;
-use crate::report::{Meter, say, size};
+use crate::report::{self, Meter, say, size};
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
@@ -50,5 +50,6 @@ fn restore(restoration: Restoration, target: &Path) -> Result<()> {
     }
     say!("memory restored");
     say!("jumping back");
+    report::drain();
     match restored.jump_back()? {}
 }

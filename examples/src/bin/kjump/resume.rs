@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use kjump::image::Boot;
-use kjump::{Error, Kernel, Resumption, machine};
+use kjump::{Resumption, machine};
 
 use crate::cli;
-use crate::report::say;
+use crate::report::{self, say};
 use crate::role::{self, Role};
 
 /// `kjump resume`
@@ -18,7 +18,7 @@ pub(crate) fn run(resume: &cli::Resume) -> Result<()> {
     let image = Some(resume.image.as_path());
     let files = role::files(&resume.kernel, &machine.release, Role::Restore, image)?;
     let append = format!("{} {}={}", files.append, Role::ID_KEY, identity.id);
-    let kernel = Kernel::parse(&files.kernel).map_err(Error::from)?;
+    let kernel = files.kernel()?;
     let plan = resumption.plan(&Boot {
         kernel: &kernel,
         initramfs: &files.initramfs,
@@ -30,5 +30,6 @@ pub(crate) fn run(resume: &cli::Resume) -> Result<()> {
         return Ok(());
     }
     say!("jumping to the restoring kernel");
+    report::drain();
     match resumption.leave(&plan)? {}
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use goblin::elf::Elf;
 use goblin::elf::program_header::PT_INTERP;
 use kjump::initramfs::{Archive, DeviceKind, gzip};
-use kjump::{CommandLine, machine};
+use kjump::{CommandLine, Kernel, machine};
 
 use crate::cli::KernelOptions;
 
@@ -48,9 +48,17 @@ impl Role {
 
 /// A kernel file and an initramfs, read, and the command line that goes with them.
 pub(crate) struct Files {
-    pub(crate) kernel: Vec<u8>,
+    path: PathBuf,
+    kernel: Vec<u8>,
     pub(crate) initramfs: Vec<u8>,
     pub(crate) append: String,
+}
+
+impl Files {
+    /// The kernel.
+    pub(crate) fn kernel(&self) -> Result<Kernel<'_>> {
+        Kernel::parse(&self.kernel).with_context(|| format!("cannot load {}", self.path.display()))
+    }
 }
 
 /// Reads the files that `options` name, for a kernel in `role` with the image at this path.
@@ -74,6 +82,7 @@ pub(crate) fn files(
         None => own_initramfs()?,
     };
     Ok(Files {
+        path,
         kernel,
         initramfs,
         append: append(role, image, &machine::command_line()?, &options.append)?,

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use kjump::Sleeper;
 use kjump::memory::image::Sink;
 
-use crate::report::{Meter, say};
+use crate::report::{self, Meter, say};
 
 /// `kjump save`
 pub(crate) fn run(image: &Path) -> Result<()> {
@@ -70,5 +70,6 @@ impl Sink for StandardOutput {
 pub(crate) fn back() -> Result<Infallible> {
     let sleeper = Sleeper::find()?;
     say!("jumping back");
+    report::drain();
     Ok(sleeper.jump_back()?)
 }
