@@ -203,6 +203,32 @@ fn files_that_are_not_there_are_named() {
 }
 
 #[test]
+fn the_first_process_of_a_container_is_no_init() {
+    let output = Command::new("unshare")
+        .args([
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+        ])
+        .args([env!("CARGO_BIN_EXE_kjump"), "doctor", "--json"])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(report["ready"], false);
+    assert_eq!(report["findings"][0]["check"], "rights");
+    assert!(
+        report["findings"][0]["detail"]
+            .as_str()
+            .unwrap()
+            .contains("container")
+    );
+}
+
+#[test]
 fn this_kernel_has_no_sleeper() {
     // Tests do not run in a kernel that was jumped to.
     assert!(!Path::new("/proc/vmcore").exists());

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use kexec_image::{Machine, window};
-use kexec_sys::{KernelState, LoadFlags, Segment};
+use kexec_sys::{Cause, Evidence, KernelState, LoadFlags, Lockdown, Segment};
 use vmcore::PAGE_SIZE;
 
 use crate::machine;
@@ -81,7 +81,8 @@ impl Finding {
 #[must_use]
 pub fn examine() -> Vec<Finding> {
     let root = Path::new("/");
-    let mut findings = vec![jump()];
+    let mut findings = rights(&Evidence::gather(root));
+    findings.push(jump());
     match machine::read() {
         Ok(machine) => findings.extend(
             memory(&machine)
@@ -115,6 +116,29 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// May this process load kernels? Each thing that forbids it is named, even if the kernel could not do it
+/// anyway.
+fn rights(evidence: &Evidence) -> Vec<Finding> {
+    const CHECK: &str = "rights";
+    let lockdown = evidence.lockdown.filter(|mode| *mode != Lockdown::None);
+    let forbidding = [
+        (evidence.sys_boot == Some(false)).then_some(Cause::NoCapability),
+        (evidence.initial_user_namespace == Some(false)).then_some(Cause::UserNamespace),
+        (evidence.initial_pid_namespace == Some(false)).then_some(Cause::PidNamespace),
+        (evidence.load_disabled == Some(true)).then_some(Cause::LoadDisabled),
+        lockdown.map(Cause::Lockdown),
+    ];
+    let obstacles: Vec<Finding> = forbidding
+        .into_iter()
+        .flatten()
+        .map(|cause| Finding::new(CHECK, Status::Obstacle, cause.to_string(), None))
+        .collect();
+    if obstacles.is_empty() {
+        return vec![Finding::good(CHECK, "this process may load kernels")];
+    }
+    obstacles
 }
 
 /// Asks the kernel whether it would take an image to jump to and come back from.
@@ -273,6 +297,21 @@ mod tests {
         assert!(
             finding.detail.contains("CONFIG_PROC_VMCORE (") && !finding.detail.contains("DEVMEM")
         );
+    }
+
+    #[test]
+    fn a_container_without_rights_is_told_so() {
+        let mut evidence = Evidence::gather(tempfile::tempdir().unwrap().path());
+        assert_eq!(rights(&evidence)[0].status, Status::Good);
+        evidence.sys_boot = Some(false);
+        evidence.initial_pid_namespace = Some(false);
+        evidence.lockdown = Some(Lockdown::Integrity);
+        let details: Vec<_> = rights(&evidence)
+            .into_iter()
+            .map(|found| found.detail)
+            .collect();
+        assert_eq!(details.len(), 3);
+        assert!(details[0].contains("CAP_SYS_BOOT") && details[1].contains("container"));
     }
 
     #[test]

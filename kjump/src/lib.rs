@@ -42,6 +42,11 @@
 //! * A function that does not come back says so in its type.
 //! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound.
 
+/// The example in the README, so that it is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 mod device;
 pub mod doctor;
 mod error;

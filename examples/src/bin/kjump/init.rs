@@ -18,6 +18,13 @@ use crate::{restore, save};
 /// How long a device may take to appear: disks are found while init already runs.
 const DEVICE_LIMIT: Duration = Duration::from_secs(60);
 
+/// Whether this is the init of a kernel, and not the first process of a container, which is process 1
+/// too.
+pub(crate) fn is_init() -> bool {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    std::process::id() == 1 && name.is_some_and(|name| name.ends_with("init"))
+}
+
 /// Plays the role, and ends with the machine elsewhere or off.
 pub(crate) fn run() -> ! {
     if let Err(error) = mount_all().and_then(|()| play()) {

@@ -1,7 +1,7 @@
 //! `kjump`: hibernation by kexec, as one command.
 //!
-//! The same binary is the init of the kernels that save and restore: run as process 1 it takes its role
-//! from the kernel command line.
+//! The same binary is the init of the kernels that save and restore: run as process 1 by the name `init`,
+//! it takes its role from the kernel command line.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -22,7 +22,7 @@ use clap::Parser;
 use cli::{Cli, Verb};
 
 fn main() -> ExitCode {
-    if std::process::id() == 1 {
+    if init::is_init() {
         init::run();
     }
     match run(Cli::parse().verb) {
