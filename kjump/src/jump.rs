@@ -11,7 +11,8 @@ use crate::Error;
 /// Jumps from this machine to the saving kernel that is loaded, and returns when that, or the kernel
 /// that restored this one, jumped back. File systems are synced before.
 ///
-/// What is loaded is unloaded after: the other kernel has run, or is gone, and cannot be entered again.
+/// What is loaded is unloaded after, whether the jump came about or not: a kernel that has run cannot be
+/// entered again.
 ///
 /// # Errors
 ///
@@ -21,8 +22,10 @@ pub fn jump() -> Result<(), Error> {
         return Err(Error::NothingLoaded);
     }
     nix::unistd::sync();
-    kexec_sys::kexec()?;
-    Ok(kexec_sys::unload(LoadFlags::empty())?)
+    let jumped = kexec_sys::kexec();
+    let unloaded = kexec_sys::unload(LoadFlags::empty());
+    jumped?;
+    Ok(unloaded?)
 }
 
 /// Leaves this kernel for what is loaded. Nothing comes back from there.
