@@ -117,13 +117,14 @@ impl<'a> LoadPlan<'a> {
         cmdline
             .append(&format!("elfcorehdr={:#x}", core_at.start()))
             .push_jump_back_entry();
-        let mut segments = assemble(machine, identity, boot, core_at.start(), cmdline)?;
-        segments.1.push(PlannedSegment {
+        let (entry, mut segments) = assemble(machine, identity, boot, core_at.start(), cmdline)?;
+        segments.push(PlannedSegment {
             what: "core headers",
             memory: core_at,
             bytes: core.encode(core_at.start()).into(),
         });
-        finish(machine, identity, Purpose::Save, segments)
+        let segments = cover(identity, segments)?;
+        allowed(machine, LoadPlan::new(Purpose::Save, entry, segments)?)
     }
 
     /// A kernel that restores the sleeping one of `identity`.
@@ -137,8 +138,9 @@ impl<'a> LoadPlan<'a> {
         boot: &Boot<'a>,
     ) -> Result<Self, PlanError> {
         let end = identity.window.end();
-        let segments = assemble(machine, identity, boot, end, CommandLine::new())?;
-        finish(machine, identity, Purpose::Restore, segments)
+        let (entry, segments) = assemble(machine, identity, boot, end, CommandLine::new())?;
+        let segments = cover(identity, segments)?;
+        allowed(machine, LoadPlan::new(Purpose::Restore, entry, segments)?)
     }
 }
 
@@ -258,13 +260,11 @@ fn kernel_part<'a>(
     })
 }
 
-/// Adds low memory, lets the segments cover all of the window, and makes the plan of them.
-fn finish<'a>(
-    machine: &Machine,
+/// Lets the segments cover all of the window, and adds low memory.
+fn cover<'a>(
     identity: &Identity,
-    purpose: Purpose,
-    (entry, mut segments): (PhysAddr, Vec<PlannedSegment<'a>>),
-) -> Result<LoadPlan<'a>, PlanError> {
+    mut segments: Vec<PlannedSegment<'a>>,
+) -> Result<Vec<PlannedSegment<'a>>, PlanError> {
     let window = identity.window;
     segments.sort_by_key(|segment| segment.memory);
     // Each segment reaches up to the next one, the last one to the end of the window. The first one
@@ -295,7 +295,12 @@ fn finish<'a>(
             bytes: b"".into(),
         });
     }
-    let plan = LoadPlan::new(purpose, entry, segments)?;
+    Ok(segments)
+}
+
+/// Checks that the machine takes a plan of this size (`sanity_check_segment_list` in
+/// `kernel/kexec_core.c`).
+fn allowed<'a>(machine: &Machine, plan: LoadPlan<'a>) -> Result<LoadPlan<'a>, PlanError> {
     let half = machine.iomem.ram().bytes() / 2;
     if plan.bytes() > half {
         return Err(PlanError::MoreThanHalf {

@@ -114,6 +114,14 @@ pub enum PlanError {
         /// Half of the machine's RAM in bytes.
         half: u64,
     },
+    /// A segment is not made of whole pages, or overlaps another.
+    #[error(
+        "what is to lie at {memory} is not made of whole pages, or overlaps something else: the window or the image is not sound"
+    )]
+    Segment {
+        /// Its memory.
+        memory: PhysRange,
+    },
     /// More segments than a kernel takes.
     #[error("the plan has {count} segments, and the kernel takes 16")]
     TooManySegments {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use kexec_sys::{LoadFlags, MAX_SEGMENTS, Segment};
-use vmcore::{PAGE_SIZE, PhysAddr, PhysRange};
+use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
 
 use crate::{PlanError, trampoline};
 
@@ -52,11 +52,13 @@ impl<'a> LoadPlan<'a> {
                 count: segments.len(),
             });
         }
-        debug_assert!(segments.is_sorted_by(|low, high| low.memory.end() <= high.memory.start()));
-        debug_assert!(segments.iter().all(|segment| {
-            segment.memory.is_aligned(PAGE_SIZE)
-                && segment.bytes.len() as u64 <= segment.memory.len()
-        }));
+        let mut covered = RangeMap::new();
+        for PlannedSegment { memory, bytes, .. } in &segments {
+            let whole = memory.is_aligned(PAGE_SIZE) && bytes.len() as u64 <= memory.len();
+            if !whole || covered.insert(*memory, ()).is_err() {
+                return Err(PlanError::Segment { memory: *memory });
+            }
+        }
         Ok(Self {
             purpose,
             entry,
@@ -200,6 +202,34 @@ mod tests {
         assert_eq!(kept.memory, range(0x1234_5000, 0x1234_6000));
         assert_eq!(kept.bytes, page);
         assert!(plan.to_segments().is_ok());
+    }
+
+    #[test]
+    fn segments_that_a_kernel_would_refuse_make_no_plan() {
+        let plan = |ranges: &[PhysRange]| {
+            let segment = |&memory| PlannedSegment {
+                what: "test",
+                memory,
+                bytes: b"x".into(),
+            };
+            let segments = ranges.iter().map(segment).collect();
+            LoadPlan::new(Purpose::Save, PhysAddr::new(0x1000), segments)
+        };
+        assert!(plan(&[range(0x2000, 0x3000), range(0x1000, 0x2000)]).is_ok());
+        assert!(matches!(
+            plan(&[range(0x1000, 0x2001)]),
+            Err(PlanError::Segment { .. })
+        ));
+        let overlapping = [range(0x1000, 0x3000), range(0x2000, 0x4000)];
+        assert!(matches!(plan(&overlapping), Err(PlanError::Segment { .. })));
+        let many: Vec<_> = (1..18)
+            .map(|page| range(page * 0x1000, (page + 1) * 0x1000))
+            .collect();
+        assert!(plan(&many[..16]).is_ok());
+        assert!(matches!(
+            plan(&many),
+            Err(PlanError::TooManySegments { count: 17 })
+        ));
     }
 
     #[test]

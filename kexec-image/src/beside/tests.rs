@@ -102,6 +102,38 @@ proptest! {
     }
 }
 
+proptest! {
+    /// An identity may come from an image that somebody made up.
+    #[test]
+    fn made_up_identities_never_panic(
+        window in (0..1u64 << 36, any::<u64>()),
+        low in prop::collection::vec((any::<u64>(), any::<u64>()), 0..4),
+        memory in prop::collection::vec((any::<u64>(), any::<u64>(), 0..9u32), 0..6),
+        align in any::<bool>(),
+    ) {
+        let file = sample(5000);
+        let kernel = Kernel::parse(&file).unwrap();
+        let machine = machine();
+        let start = if align { window.0 & !0x1f_ffff } else { window.0 };
+        let Some(window) = PhysRange::new(start, window.1) else { return Ok(()) };
+        let mut identity = identity(&machine, window);
+        for (start, end) in low {
+            if let Some(range) = PhysRange::new(start, end) {
+                identity.low.replace(range, ());
+            }
+        }
+        for (start, end, kind) in memory {
+            if let Some(range) = PhysRange::new(start, end) {
+                identity.memory.replace(range, MemoryKind::from_e820(kind));
+            }
+        }
+        let boot = Boot { kernel: &kernel, initramfs: &[1; 100], append: "" };
+        let _ = saved_memory(&identity);
+        let _ = LoadPlan::restoring(&machine, &identity, &boot);
+        let _ = LoadPlan::saving(&machine, &identity, &boot);
+    }
+}
+
 fn saving_plan(check: impl FnOnce(&LoadPlan<'_>, &Identity)) {
     let file = sample(3_000_000);
     let kernel = Kernel::parse(&file).unwrap();
