@@ -150,3 +150,93 @@ pub(crate) fn check_prepared(path: &Path, identity: &Identity) -> Result<(), Err
         Err(error) => Err(wrong(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use vmcore::elf::CoreHeaders;
+    use vmcore::image::{ImageId, Paging};
+    use vmcore::{PhysAddr, PhysRange, RangeMap};
+
+    use super::*;
+
+    fn identity(id: u8) -> Identity {
+        Identity {
+            id: ImageId([id; 16]),
+            release: "6.12.0".to_owned(),
+            build_id: Vec::new(),
+            paging: Paging::FourLevel,
+            window: PhysRange::new(0x100_0000, 0x200_0000).unwrap(),
+            low: RangeMap::new(),
+            memory: RangeMap::new(),
+        }
+    }
+
+    /// A device as somebody left it.
+    fn device(write: impl FnOnce(&mut File)) -> tempfile::NamedTempFile {
+        let device = tempfile::NamedTempFile::new().unwrap();
+        write(&mut device.reopen().unwrap());
+        device
+    }
+
+    fn save(file: &mut File) {
+        let core = CoreHeaders::new().encode();
+        image::write(
+            &identity(1),
+            PhysAddr::new(0x5000),
+            &core,
+            file,
+            &mut |_| {},
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn the_machine_learns_what_became_of_it() {
+        let outcome = |device: &tempfile::NamedTempFile| {
+            ImageTarget::outcome(device.path(), &identity(1)).unwrap()
+        };
+        let reason = |device: &tempfile::NamedTempFile| match outcome(device) {
+            Outcome::NotSaved(reason) => reason,
+            Outcome::Resumed => panic!("it was not saved"),
+        };
+        let resumed = device(|file| {
+            save(file);
+            let image = Image::open(ReadFile::new(file.try_clone().unwrap()).unwrap()).unwrap();
+            image.mark_resumed(file).unwrap();
+        });
+        assert_eq!(outcome(&resumed), Outcome::Resumed);
+        let failed = device(|file| image::record_failure(&identity(1), "disk full", file).unwrap());
+        assert_eq!(reason(&failed), "disk full");
+        let prepared = device(|file| image::prepare(&identity(1), file).unwrap());
+        assert!(reason(&prepared).contains("had not written"));
+        assert!(reason(&device(save)).contains("came back after"));
+    }
+
+    #[test]
+    fn another_device_is_noticed() {
+        let other = device(|file| image::prepare(&identity(2), file).unwrap());
+        assert!(ImageTarget::outcome(other.path(), &identity(1)).is_err());
+        assert!(check_prepared(other.path(), &identity(1)).is_err());
+        assert!(check_prepared(other.path(), &identity(2)).is_ok());
+        for foreign in [
+            device(save),
+            device(|file| file.write_all(&[0; 1 << 20]).unwrap()),
+        ] {
+            let error = check_prepared(foreign.path(), &identity(1)).unwrap_err();
+            assert!(matches!(error, Error::WrongTarget { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_and_what_is_not_there_are_no_targets() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let claim = |path: &Path| ImageTarget::claim(path).unwrap_err();
+        assert!(matches!(claim(file.path()), Error::NotBlockDevice { .. }));
+        assert!(matches!(
+            claim(Path::new("/nonexistent")),
+            Error::Open { .. }
+        ));
+    }
+}
