@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use kexec_image::PlanError;
 use krestore_core::RestoreError;
 use vmcore::elf::CoreError;
-use vmcore::image::{ImageError, Paging};
+use vmcore::image::{ImageError, ImageId, Paging};
 use vmcore::{IoMemError, PhysRange};
 
 /// What can go wrong between two kernels, and what to do about it.
@@ -103,6 +103,14 @@ pub enum Error {
         path: PathBuf,
         /// What is there instead.
         found: String,
+    },
+    /// No device holds the image.
+    #[error("neither {} nor any other block device holds the image {id}", path.display())]
+    NoDevice {
+        /// Where it should be.
+        path: PathBuf,
+        /// The image.
+        id: ImageId,
     },
     /// Saving failed, and the machine went on without.
     #[error("the machine was not saved: {reason}")]

@@ -65,7 +65,7 @@ pub use jump::{jump, jump_back};
 pub use restoration::{Restoration, Restored, open_memory};
 pub use resumption::Resumption;
 pub use sleeper::Sleeper;
-pub use target::{ImageTarget, Outcome};
+pub use target::{ImageTarget, Outcome, find_image};
 
 #[doc(no_inline)]
 pub use kexec_image::{CommandLine, Kernel, LoadPlan, Machine, initramfs, window};

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use vmcore::ReadFile;
-use vmcore::image::{self, Header, Identity, Image, ImageError, Stage};
+use vmcore::image::{self, Header, Identity, Image, ImageError, ImageId, Stage};
 
 use crate::Error;
 
@@ -133,6 +133,40 @@ pub(crate) fn open(path: &Path, write: bool) -> Result<ReadFile, Error> {
     ReadFile::new(file).map_err(Error::read(path))
 }
 
+/// Finds the device that holds the image `id`, or is to: the one at `path`, or any other, since the same
+/// device may have another name in another kernel.
+///
+/// # Errors
+///
+/// [`Error::NoDevice`] if no block device holds it now; one may still appear.
+pub fn find_image(path: &Path, id: ImageId) -> Result<PathBuf, Error> {
+    let holds = |path: &Path| {
+        let header = open(path, false)
+            .ok()
+            .and_then(|source| Header::read(&source).ok());
+        header.is_some_and(|header| header.identity.id == id)
+    };
+    if holds(path) {
+        return Ok(path.to_owned());
+    }
+    let class = Path::new("/sys/class/block");
+    for entry in std::fs::read_dir(class)
+        .map_err(Error::read(class))?
+        .flatten()
+    {
+        // Where the name of a device has a slash, sysfs has an exclamation mark.
+        let name = entry.file_name().to_string_lossy().replace('!', "/");
+        let device = Path::new("/dev").join(name);
+        if holds(&device) {
+            return Ok(device);
+        }
+    }
+    Err(Error::NoDevice {
+        path: path.to_owned(),
+        id,
+    })
+}
+
 /// Checks that `path` is what the machine of `identity` prepared for its image.
 pub(crate) fn check_prepared(path: &Path, identity: &Identity) -> Result<(), Error> {
     let wrong = |found: String| Error::WrongTarget {
@@ -156,7 +190,7 @@ mod tests {
     use std::io::Write as _;
 
     use vmcore::elf::CoreHeaders;
-    use vmcore::image::{ImageId, Paging};
+    use vmcore::image::Paging;
     use vmcore::{PhysAddr, PhysRange, RangeMap};
 
     use super::*;
@@ -220,6 +254,12 @@ mod tests {
         assert!(ImageTarget::outcome(other.path(), &identity(1)).is_err());
         assert!(check_prepared(other.path(), &identity(1)).is_err());
         assert!(check_prepared(other.path(), &identity(2)).is_ok());
+        assert_eq!(
+            find_image(other.path(), ImageId([2; 16])).unwrap(),
+            other.path()
+        );
+        let error = find_image(other.path(), ImageId([1; 16])).unwrap_err();
+        assert!(matches!(error, Error::NoDevice { .. }));
         for foreign in [
             device(save),
             device(|file| file.write_all(&[0; 1 << 20]).unwrap()),

@@ -73,7 +73,7 @@ pub(crate) fn all() -> Vec<Scenario> {
             judge: came_back_unsaved,
             ..scenario(
                 "save-fails",
-                "B finds that it was given the wrong device, and jumps back",
+                "B finds no device that A prepared, and jumps back",
                 Course::Alone("save-fails"),
             )
         },
@@ -199,7 +199,7 @@ fn has_4_cpus(boots: &[Transcript]) -> Result<()> {
 
 /// B refused, and it was B that did.
 fn came_back_unsaved(boots: &[Transcript]) -> Result<()> {
-    shows(boots, 0, "is not the device that the machine prepared")?;
+    shows(boots, 0, "nor any other block device holds the image")?;
     shows(boots, 0, "kjump: jumping back")
 }
 

@@ -17,6 +17,24 @@ impl fmt::Display for ImageId {
     }
 }
 
+impl ImageId {
+    /// The id with these 32 hexadecimal digits, as they are printed.
+    ///
+    /// ```
+    /// use vmcore::image::ImageId;
+    ///
+    /// let id = ImageId(*b"0123456789abcdef");
+    /// assert_eq!(ImageId::from_hex(&id.to_string()), Some(id));
+    /// assert_eq!(ImageId::from_hex("0123"), None);
+    /// ```
+    #[must_use]
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        let plain = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let number = u128::from_str_radix(digits, 16).ok()?;
+        plain.then_some(Self(number.to_be_bytes()))
+    }
+}
+
 /// How many levels the page tables of a kernel have. A kernel cannot change it while it runs, so the
 /// kernels that save and restore it must have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

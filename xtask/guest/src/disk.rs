@@ -1,6 +1,7 @@
 //! An ext4 file system: a file half written, and one written past the page cache.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
@@ -175,4 +176,15 @@ fn mount_ext4(device: &str) -> Result<()> {
         None::<&str>,
     )
     .with_context(|| format!("mounting {device}"))
+}
+/// Makes the first MiB of the device at `path` zeros.
+pub(crate) fn wipe(path: &str) -> Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut device| {
+            device.write_all(&vec![0; 1 << 20])?;
+            device.sync_all()
+        })
+        .with_context(|| format!("wiping {path}"))
 }

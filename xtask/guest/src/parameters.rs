@@ -38,7 +38,7 @@ pub(crate) enum Role {
     Refusals,
     /// Ask without the rights to.
     NotRoot,
-    /// Have B save to a device that A did not prepare: it must come back, and all be well.
+    /// A, whose B finds no device to save to: it must come back, and all be well.
     SaveFails,
     /// Hold content and verify it, with nothing happening between; then spoil each thing and see that
     /// it is noticed.

@@ -15,7 +15,7 @@ pub(crate) struct Refusal {
     /// Makes the files that it needs.
     prepare: fn() -> Result<()>,
     /// Arguments of `kjump`; `DATA`, `IMAGE` and `SMALL` stand for the three disks, `LONG` for a long
-    /// word, `TO-DATA` for a command line that leads B to the first disk.
+    /// word.
     arguments: &'static [&'static str],
     /// Who asks.
     uid: u32,
@@ -161,21 +161,6 @@ pub(crate) const BAD_REQUESTS: &[Refusal] = &[
     },
 ];
 
-/// B is told to save to the disk that A's file system is on.
-pub(crate) const WRONG_DEVICE: &[Refusal] = &[refusal(
-    "save to a device that was not prepared",
-    &[
-        "hibernate",
-        "--kernel",
-        KERNEL,
-        "--image",
-        "IMAGE",
-        "--append",
-        "TO-DATA",
-    ],
-    &["was not saved"],
-)];
-
 /// What is refused in C, where an image of another machine is.
 pub(crate) const BEFORE_RESUME: &[Refusal] = &[
     refusal(
@@ -248,8 +233,6 @@ pub(crate) fn ask(requests: &[Refusal]) -> Result<()> {
                 "DATA" => disk::data_disk()?,
                 "IMAGE" => disk::image_disk()?,
                 "SMALL" => disk::small_disk()?,
-                // The last one counts, and it is not the one that A prepared.
-                "TO-DATA" => format!("kjump.image={} no_timer_check", disk::data_disk()?),
                 "LONG" => "x".repeat(5000),
                 other => other.to_owned(),
             });
@@ -317,7 +300,6 @@ mod tests {
             WITHOUT_KEXEC_JUMP,
             NOT_ROOT,
             BAD_REQUESTS,
-            WRONG_DEVICE,
             BEFORE_RESUME,
             AFTER_RESUME,
         ] {

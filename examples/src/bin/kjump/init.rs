@@ -2,13 +2,14 @@
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use kjump::memory::image::ImageId;
 use kjump::sys::{RebootCommand, reboot};
-use kjump::{CommandLine, Sleeper, machine};
+use kjump::{CommandLine, Sleeper, find_image, machine};
 use nix::mount::{MsFlags, mount};
 
 use crate::report::{self, say};
@@ -16,7 +17,7 @@ use crate::role::Role;
 use crate::{restore, save};
 
 /// How long a device may take to appear: disks are found while init already runs.
-const DEVICE_LIMIT: Duration = Duration::from_secs(60);
+const DEVICE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Whether this is the init of a kernel, and not the first process of a container, which is process 1
 /// too.
@@ -70,8 +71,9 @@ fn play() -> Result<()> {
         },
         Role::Restore => {
             let id = CommandLine::value(&line, Role::ID_KEY)
-                .ok_or_else(|| anyhow!("no image: {}= is missing", Role::ID_KEY))?;
-            restore::restore_by_id(&image(&line)?, id)
+                .and_then(ImageId::from_hex)
+                .ok_or_else(|| anyhow!("no image: {}= is missing or wrong", Role::ID_KEY))?;
+            restore::restore_by_id(&find(&line, id)?, id)
         }
         Role::Back => match save::back()? {},
     }
@@ -80,14 +82,18 @@ fn play() -> Result<()> {
 /// Saves the machine. If that fails, or panics, the machine goes on, and finds the reason where its
 /// image was to be.
 fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
-    let save = || save::save(sleeper, &image(line)?);
+    let target = find(line, sleeper.identity().id);
+    let save = || match &target {
+        Ok(path) => save::save(sleeper, path),
+        Err(error) => bail!("{error:#}"),
+    };
     // Nothing that a panic could have left half done is used after.
     let saved = catch_unwind(AssertUnwindSafe(save))
         .unwrap_or_else(|_| Err(anyhow!("the saving program panicked")));
     let Err(error) = saved else { return Ok(()) };
     report::error(&error);
-    if let Some(image) = CommandLine::value(line, Role::IMAGE_KEY)
-        && let Err(error) = sleeper.record_failure(Path::new(image), &format!("{error:#}"))
+    if let Ok(path) = &target
+        && let Err(error) = sleeper.record_failure(path, &format!("{error:#}"))
     {
         report::error(&error.into());
     }
@@ -97,17 +103,17 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
     match never {}
 }
 
-/// The device of the image, when it has appeared.
-fn image(line: &str) -> Result<PathBuf> {
+/// The device that holds the image `id`, or is to, when it has appeared. Its name may not be the one that
+/// it had in the kernel before.
+fn find(line: &str, id: ImageId) -> Result<PathBuf> {
     let path = CommandLine::value(line, Role::IMAGE_KEY)
         .map(PathBuf::from)
         .ok_or_else(|| anyhow!("no image: {}= is missing", Role::IMAGE_KEY))?;
     let limit = Instant::now() + DEVICE_LIMIT;
-    while !path.exists() {
-        if Instant::now() > limit {
-            bail!("{} did not appear", path.display());
+    loop {
+        match find_image(&path, id) {
+            Err(_) if Instant::now() < limit => thread::sleep(Duration::from_millis(50)),
+            found => return Ok(found?),
         }
-        thread::sleep(Duration::from_millis(10));
     }
-    Ok(path)
 }

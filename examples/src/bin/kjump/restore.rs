@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use kjump::memory::image::ImageId;
 use kjump::restore::DevMem;
 use kjump::{Restoration, open_memory};
 
@@ -25,9 +26,9 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
 }
 
 /// Restores the image with this id, and jumps into it.
-pub(crate) fn restore_by_id(image: &Path, id: &str) -> Result<()> {
+pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
     let restoration = Restoration::open(image)?;
-    let found = restoration.image().identity().id.to_string();
+    let found = restoration.image().identity().id;
     ensure!(
         found == id,
         "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
