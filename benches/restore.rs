@@ -10,9 +10,9 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use krestore_core::{DevMem, Guard, restore};
+use krestore_core::{DevMem, Guard, Plan, restore};
 use vmcore::elf::{Core, CoreHeaders, Load};
-use vmcore::{IoMem, PhysRange, ReadFile};
+use vmcore::{IoMem, Memory as _, PhysRange, ReadFile};
 
 const SIZE: u64 = 256 << 20;
 
@@ -64,7 +64,12 @@ fn restore_beside_copy(criterion: &mut Criterion) {
         let core = Core::open(ReadFile::new(File::open(&core_path).unwrap()).unwrap()).unwrap();
         let guard = Guard::new(&IoMem::parse("").unwrap());
         let mut target = DevMem::open(&memory_path, guard).unwrap();
-        bencher.iter(|| restore(&core, &core.memory(), &mut target, &mut |_| {}).unwrap());
+        let machine = core.contents().filter_map(|_| Some(()));
+        let plan = Plan {
+            machine: &machine,
+            fill: None,
+        };
+        bencher.iter(|| restore(&core, plan, &mut target, &mut |_| {}).unwrap());
     });
     group.bench_function("memcpy", |bencher| {
         let source = std::fs::read(&core_path).unwrap();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use kexec_image::PlanError;
 use krestore_core::RestoreError;
+use vmcore::MemoryError;
 use vmcore::elf::CoreError;
 use vmcore::image::{ImageError, ImageId, Paging};
 use vmcore::{IoMemError, PhysRange};
@@ -49,6 +50,9 @@ pub enum Error {
     /// The core of the sleeping machine cannot be used.
     #[error("the memory of the sleeping machine cannot be read")]
     Core(#[from] CoreError),
+    /// The saved memory does not have what is needed of it.
+    #[error("the saved memory cannot be used")]
+    Memory(#[from] MemoryError),
     /// Memory could not be restored.
     #[error("the memory cannot be restored")]
     Restore(#[from] RestoreError),

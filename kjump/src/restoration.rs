@@ -5,10 +5,9 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use kexec_image::saved_memory;
-use krestore_core::{DevMem, FileTarget, Guard, Summary, Target};
-use vmcore::elf::CoreError;
+use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
 use vmcore::image::Image;
-use vmcore::{PAGE_SIZE, PhysRange, Progress};
+use vmcore::{MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap};
 
 use crate::{DeviceReader, Error, jump, machine};
 
@@ -73,7 +72,7 @@ impl Restoration {
     pub fn check(&self, memory: &dyn Target) -> Result<Summary, Error> {
         let core = self.image.core().map_err(Error::image(&self.path))?;
         let machine = saved_memory(self.image.identity());
-        Ok(krestore_core::check(&core, &machine, memory)?)
+        Ok(krestore_core::check(&core, plan(&machine), memory)?)
     }
 
     /// Writes all memory of the image to `memory`, after [`check`](Self::check)ing it.
@@ -89,13 +88,21 @@ impl Restoration {
     ) -> Result<Restored, Error> {
         let core = self.image.core().map_err(Error::image(&self.path))?;
         let machine = saved_memory(self.image.identity());
-        let summary = krestore_core::restore(&core, &machine, memory.as_mut(), progress)?;
+        let summary = krestore_core::restore(&core, plan(&machine), memory.as_mut(), progress)?;
         Ok(Restored {
             path: self.path,
             image: self.image,
             memory,
             summary,
         })
+    }
+}
+
+/// How the memory of `machine` is restored.
+fn plan(machine: &RangeMap<()>) -> Plan<'_> {
+    Plan {
+        machine,
+        fill: None,
     }
 }
 
@@ -123,7 +130,7 @@ impl Restored {
     pub fn jump_back(mut self) -> Result<Infallible, Error> {
         let entry = self.image.saved().jump_back;
         let page = PhysRange::from_len(entry.align_down(PAGE_SIZE), PAGE_SIZE)
-            .ok_or(CoreError::NoMemory { addr: entry })?;
+            .ok_or(MemoryError::Absent { addr: entry })?;
         let page = self.memory.read(page)?;
         jump::load_way_back(entry, &page, self.image.identity().window)?;
         // From here on the image is stale, so nothing but the jump comes after.

@@ -11,7 +11,7 @@ use std::path::Path;
 use kexec_image::CommandLine;
 use vmcore::elf::Core;
 use vmcore::image::{self, Identity, Sink};
-use vmcore::{MappedFile, PAGE_SIZE, PhysAddr, Progress, ReadAt as _};
+use vmcore::{MappedFile, Memory as _, PAGE_SIZE, PhysAddr, Progress, ReadAt as _};
 
 use crate::device::DeviceWriter;
 use crate::{Error, jump, machine, target};
@@ -137,7 +137,7 @@ impl Sleeper {
     pub fn jump_back(&self) -> Result<Infallible, Error> {
         let mut page = vec![0; PAGE_SIZE as usize];
         self.core
-            .read_memory(self.jump_back.align_down(PAGE_SIZE), &mut page)?;
+            .read(self.jump_back.align_down(PAGE_SIZE), &mut page)?;
         jump::jump_back(self.jump_back, &page, self.identity.window)
     }
 }

@@ -2,8 +2,7 @@
 
 use std::io;
 
-use vmcore::PhysRange;
-use vmcore::elf::CoreError;
+use vmcore::{MemoryError, PhysRange};
 
 /// Why memory cannot be restored.
 #[derive(Debug, thiserror::Error)]
@@ -55,16 +54,22 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
-    /// The bytes could not be brought from the core to the target.
-    #[error("cannot restore {range}: copying it from the core to the target failed")]
-    Copy {
+    /// The saved memory could not be read.
+    #[error("cannot restore {range}: reading what was saved of it failed")]
+    Memory {
         /// What was to be restored.
         range: PhysRange,
-        /// What the reading or writing met.
+        /// What the reading met.
+        #[source]
+        source: MemoryError,
+    },
+    /// The target could not be written, or read.
+    #[error("cannot restore {range}: the target failed")]
+    Target {
+        /// What was to be restored.
+        range: PhysRange,
+        /// What the writing met.
         #[source]
         source: io::Error,
     },
-    /// The core is not usable.
-    #[error("the core is not usable")]
-    Core(#[from] CoreError),
 }

@@ -1,9 +1,9 @@
 //! Saved memory, back to where it was.
 //!
-//! [`restore`] writes the segments of a core to a [`Target`]: the memory of a sleeping machine through
-//! [`DevMem`] or [`FileTarget::oldmem`], or a plain file with [`FileTarget::plain`]. No byte is copied twice: what the core
-//! has in a file is read straight into the mapped memory, or written straight from a mapping of the
-//! file.
+//! [`restore`] writes [`Memory`](vmcore::Memory) to a [`Target`]: the memory of a sleeping machine through
+//! [`DevMem`] or [`FileTarget::oldmem`], or a plain file with [`FileTarget::plain`]. No byte is copied
+//! twice: what lies in a file is read straight into the mapped memory, or written straight from a
+//! mapping of the file.
 //!
 //! # Invariants
 //!
@@ -24,5 +24,5 @@ mod target;
 pub use error::RestoreError;
 pub use guard::Guard;
 pub use mem::DevMem;
-pub use restore::{Summary, check, restore};
+pub use restore::{Plan, Summary, check, restore};
 pub use target::{FileTarget, Target};

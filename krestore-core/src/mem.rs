@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 
 use memmap2::{MmapMut, MmapOptions};
-use vmcore::{PAGE_SIZE, PhysRange, ReadAt};
+use vmcore::{Memory, PAGE_SIZE, PhysRange};
 
 use crate::{Guard, RestoreError, Target};
 
@@ -69,17 +69,8 @@ impl DevMem {
     }
 }
 
-/// The pieces of `range` that are mapped at a time.
-fn pieces(range: PhysRange) -> impl Iterator<Item = PhysRange> {
-    const PIECE: u64 = 16 << 20;
-    let mut at = range.start();
-    std::iter::from_fn(move || {
-        let left = range.end().offset_from(at)?;
-        let piece = PhysRange::from_len(at, left.min(PIECE))?;
-        at = piece.end();
-        Some(piece)
-    })
-}
+/// How much is mapped at a time.
+const PIECE: u64 = 16 << 20;
 
 impl Target for DevMem {
     fn is_memory(&self) -> bool {
@@ -90,30 +81,23 @@ impl Target for DevMem {
         self.guard.check(range)
     }
 
-    fn write(
-        &mut self,
-        range: PhysRange,
-        source: &dyn ReadAt,
-        offset: u64,
-    ) -> Result<(), RestoreError> {
-        let mut offset = offset;
-        for piece in pieces(range) {
+    fn write(&mut self, range: PhysRange, memory: &dyn Memory) -> Result<(), RestoreError> {
+        for piece in range.pieces(PIECE) {
             let (mut map, skip) = self.map(piece)?;
             let bytes = &mut map[skip..][..piece.len() as usize];
-            let copied = source.read_exact_at(bytes, offset);
-            copied.map_err(|source| RestoreError::Copy {
+            let copied = memory.read(piece.start(), bytes);
+            copied.map_err(|source| RestoreError::Memory {
                 range: piece,
                 source,
             })?;
-            offset = offset.saturating_add(piece.len());
         }
         Ok(())
     }
 
-    fn zero(&mut self, range: PhysRange) -> Result<(), RestoreError> {
-        for piece in pieces(range) {
+    fn fill(&mut self, range: PhysRange, byte: u8) -> Result<(), RestoreError> {
+        for piece in range.pieces(PIECE) {
             let (mut map, skip) = self.map(piece)?;
-            map[skip..][..piece.len() as usize].fill(0);
+            map[skip..][..piece.len() as usize].fill(byte);
         }
         Ok(())
     }

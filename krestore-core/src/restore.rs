@@ -1,90 +1,143 @@
-//! Restoring a core.
+//! Restoring memory.
 
-use vmcore::elf::{Core, Load};
-use vmcore::{PhysRange, Progress, RangeMap, ReadAt};
+use vmcore::{Memory, PageClass, PhysRange, Progress, RangeMap};
 
 use crate::{RestoreError, Target};
 
 /// What a restore writes, or would write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Bytes of memory that the core holds.
+    /// Bytes of memory that were saved.
     pub data: u64,
-    /// Bytes of memory that the core says are zero.
+    /// Bytes of memory that are known to be zero.
     pub zeros: u64,
+    /// Bytes of memory that were left out because they were free, and are filled.
+    pub free: u64,
+}
+
+impl Summary {
+    /// All bytes that are written.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        self.data + self.zeros + self.free
+    }
+}
+
+/// Where memory belongs, and what becomes of the memory that was not saved.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// The memory that the sleeping machine had where it may be written: its RAM without the window and
+    /// low memory.
+    pub machine: &'a RangeMap<()>,
+    /// What each byte of free memory is to be, for a kernel that checks; `None` leaves it as it is.
+    pub fill: Option<u8>,
 }
 
 /// How much is written between two calls of the progress callback.
 const STEP: u64 = 8 << 20;
 
-/// Checks that all of `core` can be restored to `target`, and writes nothing: a dry run.
-///
-/// `machine` is the memory that the sleeping machine had where it may be written: its RAM without the
-/// window and low memory. Whoever has a bare core and nothing else to compare it with passes
-/// [`Core::memory`].
+/// What is done to a range of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Write,
+    Fill(u8),
+}
+
+/// All that is to be done, in order of address.
+fn steps(
+    memory: &(impl Memory + ?Sized),
+    plan: Plan<'_>,
+) -> Result<RangeMap<(Step, PageClass)>, RestoreError> {
+    let mut steps = RangeMap::new();
+    for (range, &class) in memory.contents().iter() {
+        if !plan.machine.covers(range) {
+            return Err(RestoreError::NotOfMachine { range });
+        }
+        let step = match class {
+            PageClass::Data => Step::Write,
+            PageClass::Zero => Step::Fill(0),
+            PageClass::Free => continue,
+        };
+        steps.replace(range, (step, class));
+    }
+    if let Some(byte) = plan.fill {
+        for gap in gaps(plan.machine, &steps) {
+            steps.replace(gap, (Step::Fill(byte), PageClass::Free));
+        }
+    }
+    Ok(steps)
+}
+
+/// The parts of `machine` that `steps` do not reach.
+fn gaps<C: Clone + PartialEq>(machine: &RangeMap<()>, steps: &RangeMap<C>) -> Vec<PhysRange> {
+    let mut gaps = Vec::new();
+    for range in machine.ranges() {
+        let mut at = range.start().get();
+        for (step, _) in steps.overlapping(range) {
+            gaps.extend(PhysRange::new(at, step.start().get()));
+            at = step.end().get();
+        }
+        gaps.extend(PhysRange::new(at, range.end().get()));
+    }
+    gaps
+}
+
+/// Checks that all of `memory` can be restored to `target`, and writes nothing: a dry run.
 ///
 /// # Errors
 ///
 /// [`RestoreError`] with the first range that cannot be restored, and why.
-pub fn check<S: ReadAt>(
-    core: &Core<S>,
-    machine: &RangeMap<()>,
+pub fn check(
+    memory: &(impl Memory + ?Sized),
+    plan: Plan<'_>,
+    target: &dyn Target,
+) -> Result<Summary, RestoreError> {
+    check_steps(&steps(memory, plan)?, target)
+}
+
+fn check_steps(
+    steps: &RangeMap<(Step, PageClass)>,
     target: &dyn Target,
 ) -> Result<Summary, RestoreError> {
     let mut summary = Summary::default();
-    for load in core.loads() {
-        if !machine.covers(load.memory) {
-            return Err(RestoreError::NotOfMachine { range: load.memory });
-        }
-        target.check(load.memory)?;
-        summary.data += load.file_size;
-        summary.zeros += load.memory.len() - load.file_size;
+    for (range, (_, class)) in steps.iter() {
+        target.check(range)?;
+        *match class {
+            PageClass::Data => &mut summary.data,
+            PageClass::Zero => &mut summary.zeros,
+            PageClass::Free => &mut summary.free,
+        } += range.len();
     }
     Ok(summary)
 }
 
-/// Writes all memory of `core` to `target`, after [`check`]ing all of it. `progress` is called every
-/// few MiB.
+/// Writes all of `memory` to `target`, after [`check`]ing all of it. `progress` is called every few MiB.
 ///
 /// # Errors
 ///
 /// [`RestoreError`]. Those of [`check`] come before the first byte is written; after others, the target
 /// is written in part and must not be jumped to.
-pub fn restore<S: ReadAt>(
-    core: &Core<S>,
-    machine: &RangeMap<()>,
+pub fn restore(
+    memory: &dyn Memory,
+    plan: Plan<'_>,
     target: &mut dyn Target,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, RestoreError> {
-    let summary = check(core, machine, target)?;
-    let total = summary.data + summary.zeros;
+    let steps = steps(memory, plan)?;
+    let summary = check_steps(&steps, target)?;
+    let total = summary.total();
     let mut done = 0;
-    for (memory, offset) in core.loads().iter().flat_map(steps) {
-        match offset {
-            Some(offset) => target.write(memory, core.source(), offset)?,
-            None => target.zero(memory)?,
+    for (range, (step, _)) in steps.iter() {
+        for piece in range.pieces(STEP) {
+            match step {
+                Step::Write => target.write(piece, memory)?,
+                Step::Fill(byte) => target.fill(piece, *byte)?,
+            }
+            done += piece.len();
+            progress(Progress { done, total });
         }
-        done += memory.len();
-        progress(Progress { done, total });
     }
     Ok(summary)
-}
-
-/// The pieces of a segment in order, each with where it lies in the file, or `None` if it is zero.
-fn steps(load: &Load) -> impl Iterator<Item = (PhysRange, Option<u64>)> {
-    let load = *load;
-    let mut done = 0;
-    std::iter::from_fn(move || {
-        let (end, offset) = if done < load.file_size {
-            (load.file_size, Some(load.offset + done))
-        } else {
-            (load.memory.len(), None)
-        };
-        let start = load.memory.start().checked_add(done)?;
-        let step = PhysRange::from_len(start, STEP.min(end - done))?;
-        done += step.len();
-        Some((step, offset))
-    })
 }
 
 #[cfg(test)]
@@ -94,7 +147,7 @@ mod tests {
 
     use proptest::prelude::*;
     use vmcore::IoMem;
-    use vmcore::elf::CoreHeaders;
+    use vmcore::elf::{Core, CoreHeaders, Load};
 
     use super::*;
     use crate::{DevMem, FileTarget, Guard};
@@ -161,6 +214,8 @@ mod tests {
         fn memory_is_restored_or_left_alone(
             gaps in prop::collection::vec((0..12u64, 0..6u64, 0..4u64), 1..8),
             kind in 0..3,
+            free in 0..80u64,
+            fill in prop::option::of(prop_oneof![Just(0), Just(0xaa_u8)]),
         ) {
             let mut at = 0;
             let mut runs = Vec::new();
@@ -175,13 +230,19 @@ mod tests {
             let file = memory_file();
             let mut calls = Vec::new();
             let progress = &mut |at| calls.push(at);
-            let result = match kind {
-                0 => restore(&core, &core.memory(), &mut DevMem::open(file.path(), guard()).unwrap(), progress),
-                1 => restore(&core, &core.memory(), &mut FileTarget::oldmem(file.path(), guard()).unwrap(), progress),
-                _ => restore(&core, &core.memory(), &mut FileTarget::plain(file.reopen().unwrap()), progress),
+            // The machine has all pages of the core, and one more that was free.
+            let mut machine = core.contents().filter_map(|_| Some(()));
+            machine.replace(range(free * 4096, (free + 1) * 4096), ());
+            let plan = Plan { machine: &machine, fill };
+            let mut target: Box<dyn Target> = match kind {
+                0 => Box::new(DevMem::open(file.path(), guard()).unwrap()),
+                1 => Box::new(FileTarget::oldmem(file.path(), guard()).unwrap()),
+                _ => Box::new(FileTarget::plain(file.reopen().unwrap())),
             };
+            let result = restore(&core, plan, target.as_mut(), progress);
             let own = |first: u64, end: u64| first < 50 && end > 40;
-            let refused = kind < 2 && runs.iter().any(|&(first, stored, zeros)| {
+            let filled = fill.map(|_| (free, 1, 0));
+            let refused = kind < 2 && runs.iter().copied().chain(filled).any(|(first, stored, zeros)| {
                 let end = first + stored + zeros;
                 own(first, end) || end > 64
             });
@@ -190,13 +251,14 @@ mod tests {
                 let saved = runs.iter().find(|&&(first, stored, zeros)| (first..first + stored + zeros).contains(&number));
                 let expected = match saved {
                     Some(&(first, stored, _)) if !refused => if number < first + stored { number as u8 | 0x80 } else { 0 },
+                    None if !refused && number == free => fill.unwrap_or(0x77),
                     _ => 0x77,
                 };
                 prop_assert_eq!(page(file.as_file(), number), expected, "page {}", number);
             }
             if let Ok(summary) = result {
-                let total = summary.data + summary.zeros;
-                prop_assert_eq!(total, core.memory().bytes());
+                let total = summary.total();
+                prop_assert_eq!(summary.data + summary.zeros, core.contents().bytes());
                 prop_assert!(calls.is_sorted_by_key(|at| at.done));
                 prop_assert!(calls.last().is_none_or(|at| at.done == total && at.total == total));
             }
@@ -209,7 +271,16 @@ mod tests {
         let target = DevMem::open(file.path(), guard()).unwrap();
         let refusal = |first| {
             let core = core_of(&[(first, 2, 0)]);
-            check(&core, &core.memory(), &target).unwrap_err()
+            let machine = core.contents().filter_map(|_| Some(()));
+            check(
+                &core,
+                Plan {
+                    machine: &machine,
+                    fill: None,
+                },
+                &target,
+            )
+            .unwrap_err()
         };
         assert!(
             matches!(refusal(39), RestoreError::OwnMemory { owned, .. } if owned == range(40 * 4096, 50 * 4096))
@@ -222,11 +293,18 @@ mod tests {
     #[test]
     fn memory_that_the_machine_never_had_is_refused() {
         let core = core_of(&[(1, 4, 0)]);
-        let mut machine = core.memory();
+        let mut machine = core.contents().filter_map(|_| Some(()));
         machine.remove(range(0x2000, 0x3000));
         let target = FileTarget::plain(tempfile::tempfile().unwrap());
         assert!(matches!(
-            check(&core, &machine, &target),
+            check(
+                &core,
+                Plan {
+                    machine: &machine,
+                    fill: None
+                },
+                &target
+            ),
             Err(RestoreError::NotOfMachine { .. })
         ));
     }
@@ -235,7 +313,7 @@ mod tests {
     fn every_map_asks_the_guard() {
         let file = memory_file();
         let mut target = DevMem::open(file.path(), guard()).unwrap();
-        assert!(target.zero(range(39 * 4096, 41 * 4096)).is_err());
+        assert!(target.fill(range(39 * 4096, 41 * 4096), 0).is_err());
         assert!(target.read(range(45 * 4096, 45 * 4096 + 8)).is_err());
         let bytes = target.read(range(3 * 4096 + 5, 3 * 4096 + 13)).unwrap();
         assert_eq!(bytes, [0x77; 8]);

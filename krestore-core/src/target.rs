@@ -2,10 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use vmcore::{PhysRange, ReadAt};
+use vmcore::{Memory, PhysRange};
 
 use crate::{Guard, RestoreError};
 
@@ -21,24 +22,19 @@ pub trait Target {
     /// [`RestoreError`] that says what is in the way.
     fn check(&self, range: PhysRange) -> Result<(), RestoreError>;
 
-    /// Writes the bytes of `source` from `offset` on to `range`.
+    /// Writes what `memory` has in `range` to `range`.
     ///
     /// # Errors
     ///
     /// [`RestoreError`]; `range` may then be written in part.
-    fn write(
-        &mut self,
-        range: PhysRange,
-        source: &dyn ReadAt,
-        offset: u64,
-    ) -> Result<(), RestoreError>;
+    fn write(&mut self, range: PhysRange, memory: &dyn Memory) -> Result<(), RestoreError>;
 
-    /// Makes all bytes of `range` zero.
+    /// Makes all bytes of `range` the same.
     ///
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    fn zero(&mut self, range: PhysRange) -> Result<(), RestoreError>;
+    fn fill(&mut self, range: PhysRange, byte: u8) -> Result<(), RestoreError>;
 
     /// Reads what is in `range` now.
     ///
@@ -95,35 +91,28 @@ impl Target for FileTarget {
         }
     }
 
-    fn write(
-        &mut self,
-        range: PhysRange,
-        source: &dyn ReadAt,
-        offset: u64,
-    ) -> Result<(), RestoreError> {
-        let failed = |source| RestoreError::Copy { range, source };
-        let end = offset
-            .checked_add(range.len())
-            .ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
+    fn write(&mut self, range: PhysRange, memory: &dyn Memory) -> Result<(), RestoreError> {
         let mut at = range.start().get();
-        source
-            .for_each_piece(offset..end, &mut |piece| {
-                self.file.write_all_at(piece, at)?;
-                at += piece.len() as u64;
-                Ok(())
-            })
-            .map_err(failed)
+        let mut written = Ok(());
+        let read = memory.for_each_piece(range, &mut |piece| {
+            written = self.file.write_all_at(piece, at);
+            at += piece.len() as u64;
+            match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        read.map_err(|source| RestoreError::Memory { range, source })?;
+        written.map_err(|source| RestoreError::Target { range, source })
     }
 
-    fn zero(&mut self, range: PhysRange) -> Result<(), RestoreError> {
-        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-        let mut at = range.start().get();
-        while at < range.end().get() {
-            let len = (range.end().get() - at).min(ZEROS.len() as u64);
+    fn fill(&mut self, range: PhysRange, byte: u8) -> Result<(), RestoreError> {
+        const PIECE: u64 = 64 << 10;
+        let bytes = [byte; PIECE as usize];
+        for piece in range.pieces(PIECE) {
             self.file
-                .write_all_at(&ZEROS[..len as usize], at)
-                .map_err(|source| RestoreError::Copy { range, source })?;
-            at += len;
+                .write_all_at(&bytes[..piece.len() as usize], piece.start().get())
+                .map_err(|source| RestoreError::Target { range, source })?;
         }
         Ok(())
     }
@@ -132,7 +121,7 @@ impl Target for FileTarget {
         let mut bytes = vec![0; range.len() as usize];
         self.file
             .read_exact_at(&mut bytes, range.start().get())
-            .map_err(|source| RestoreError::Copy { range, source })?;
+            .map_err(|source| RestoreError::Target { range, source })?;
         Ok(bytes)
     }
 }

@@ -192,6 +192,30 @@ impl PhysRange {
         Self::new(start.0, self.end().align_down(align).0)
     }
 
+    /// The range in pieces of at most `len` bytes, in order.
+    ///
+    /// ```
+    /// use vmcore::PhysRange;
+    ///
+    /// let range = PhysRange::new(0x1000, 0x4800).unwrap();
+    /// let pieces: Vec<u64> = range.pieces(0x2000).map(PhysRange::len).collect();
+    /// assert_eq!(pieces, [0x2000, 0x1800]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If `len` is 0.
+    pub fn pieces(self, len: u64) -> impl Iterator<Item = Self> {
+        assert!(len > 0, "pieces of nothing");
+        let mut left = Some(self);
+        std::iter::from_fn(move || {
+            let Self { start, end } = left?;
+            let cut = end.min(start.saturating_add(len));
+            left = Self::new(cut, end);
+            Self::new(start, cut)
+        })
+    }
+
     /// Whether both ends are multiples of `align`.
     ///
     /// # Panics

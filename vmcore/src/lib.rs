@@ -3,6 +3,7 @@
 //! * [`PhysAddr`], [`PhysRange`] and [`RangeMap`]: the model of memory that all of this project shares,
 //!   and [`MemoryKind`], what firmware says a range is for.
 //! * [`IoMem`]: the memory of the running machine in that model.
+//! * [`Memory`]: memory that was saved, whatever file it lies in.
 //! * [`elf`]: ELF64 cores as the kernel writes them to `/proc/vmcore`, read from any [`ReadAt`] source
 //!   and written as headers; their notes and [`VmcoreInfo`].
 //! * [`image`]: the hibernation image, a core between a header that tells what machine it is and a
@@ -23,6 +24,7 @@ pub mod elf;
 pub mod image;
 mod iomem;
 mod mapped;
+mod memory;
 mod memory_kind;
 mod progress;
 mod range_map;
@@ -32,6 +34,7 @@ mod vmcoreinfo;
 pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
 pub use iomem::{IoMem, IoMemEntry, IoMemError};
 pub use mapped::MappedFile;
+pub use memory::{Memory, MemoryError, PageClass};
 pub use memory_kind::MemoryKind;
 pub use progress::Progress;
 pub use range_map::{Overlap, RangeMap};

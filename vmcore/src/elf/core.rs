@@ -1,19 +1,23 @@
 //! Reading a core.
 
+use std::io;
+use std::ops::ControlFlow;
+
 use goblin::elf64::header::{EI_CLASS, EI_DATA, ET_CORE, Header};
 use goblin::elf64::program_header::{PT_LOAD, PT_NOTE, ProgramHeader};
 use goblin::elf64::section_header::SectionHeader;
 use scroll::{LE, Pread};
 
 use super::{CoreError, FILE_HEADER, Load, Note, Notes, PN_XNUM, PROGRAM_HEADER};
-use crate::{Overlap, PhysAddr, PhysRange, RangeMap, ReadAt, VmcoreInfo};
+use crate::{
+    Memory, MemoryError, Overlap, PageClass, PhysAddr, PhysRange, RangeMap, ReadAt, VmcoreInfo,
+};
 
 /// An ELF64 core: its segments of memory in order of address, and its notes.
 ///
 /// ```
-/// use vmcore::PhysAddr;
 /// use vmcore::elf::{Core, CoreHeaders, Load};
-/// use vmcore::PhysRange;
+/// use vmcore::{Memory, PhysAddr, PhysRange};
 ///
 /// let memory = PhysRange::new(0x1000, 0x1008).unwrap();
 /// let mut headers = CoreHeaders::new();
@@ -22,15 +26,16 @@ use crate::{Overlap, PhysAddr, PhysRange, RangeMap, ReadAt, VmcoreInfo};
 ///
 /// let core = Core::open(file)?;
 /// let mut bytes = [1; 6];
-/// core.read_memory(PhysAddr::new(0x1002), &mut bytes)?;
+/// core.read(PhysAddr::new(0x1002), &mut bytes)?;
 /// assert_eq!(&bytes, b"ta\0\0\0\0");
-/// # Ok::<(), vmcore::elf::CoreError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Core<S> {
     source: S,
     machine: u16,
     loads: Vec<Load>,
+    contents: RangeMap<PageClass>,
     notes: Vec<u8>,
 }
 
@@ -71,17 +76,10 @@ impl<S: ReadAt> Core<S> {
             }
         }
         loads.sort_unstable_by_key(|load| load.memory);
-        for pair in loads.windows(2) {
-            if pair[0].memory.overlaps(pair[1].memory) {
-                return Err(CoreError::Overlap(Overlap {
-                    new: pair[1].memory,
-                    present: pair[0].memory,
-                }));
-            }
-        }
         Ok(Self {
             source,
             machine: header.e_machine,
+            contents: contents(&loads)?,
             loads,
             notes,
         })
@@ -102,16 +100,6 @@ impl<S: ReadAt> Core<S> {
         &self.loads
     }
 
-    /// The memory that the core holds.
-    pub fn memory(&self) -> RangeMap<()> {
-        let mut memory = RangeMap::new();
-        for load in &self.loads {
-            // Overlaps were refused when the core was opened.
-            memory.replace(load.memory, ());
-        }
-        memory
-    }
-
     /// The notes of all `PT_NOTE` segments.
     pub fn notes(&self) -> impl Iterator<Item = Note<'_>> {
         Notes::new(&self.notes)
@@ -129,30 +117,35 @@ impl<S: ReadAt> Core<S> {
             .map(|note| VmcoreInfo::parse(note.desc))
     }
 
-    /// Reads memory from the physical address `addr` on, across segments.
-    ///
-    /// # Errors
-    ///
-    /// [`CoreError::NoMemory`] with the first address that the core does not hold, or
-    /// [`CoreError::Read`].
-    pub fn read_memory(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), CoreError> {
+    /// The segment that holds `addr`, and how far into it that is.
+    fn locate(&self, addr: PhysAddr) -> Result<(&Load, u64), MemoryError> {
+        let index = self.loads.partition_point(|load| load.memory.end() <= addr);
+        self.loads
+            .get(index)
+            .and_then(|load| Some((load, addr.offset_from(load.memory.start())?)))
+            .ok_or(MemoryError::Absent { addr })
+    }
+}
+
+impl<S: ReadAt> Memory for Core<S> {
+    fn contents(&self) -> &RangeMap<PageClass> {
+        &self.contents
+    }
+
+    fn read(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), MemoryError> {
         let mut at = addr;
         let mut rest = buf;
         while !rest.is_empty() {
-            let index = self.loads.partition_point(|load| load.memory.end() <= at);
-            let (load, skip) = self
-                .loads
-                .get(index)
-                .and_then(|load| Some((load, at.offset_from(load.memory.start())?)))
-                .ok_or(CoreError::NoMemory { addr: at })?;
+            let (load, skip) = self.locate(at)?;
             let here = usize::try_from(load.memory.len() - skip).unwrap_or(usize::MAX);
             let (now, later) = rest.split_at_mut(here.min(rest.len()));
             let stored = usize::try_from(load.file_size.saturating_sub(skip)).unwrap_or(usize::MAX);
             let (bytes, zeros) = now.split_at_mut(stored.min(now.len()));
-            let offset = load.offset + skip;
-            self.source
-                .read_exact_at(bytes, offset)
-                .map_err(|source| CoreError::Read { offset, source })?;
+            if !bytes.is_empty() {
+                self.source
+                    .read_exact_at(bytes, load.offset + skip)
+                    .map_err(|source| MemoryError::Read { addr: at, source })?;
+            }
             zeros.fill(0);
             // No overflow: the segment's end is an address.
             at = PhysAddr::new(at.get() + now.len() as u64);
@@ -160,6 +153,74 @@ impl<S: ReadAt> Core<S> {
         }
         Ok(())
     }
+
+    fn for_each_piece(
+        &self,
+        range: PhysRange,
+        each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), MemoryError> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut left = Some(range);
+        while let Some(range) = left {
+            let (load, skip) = self.locate(range.start())?;
+            let stored = load.file_size.saturating_sub(skip);
+            let here = if stored > 0 {
+                stored
+            } else {
+                (load.memory.len() - skip).min(ZEROS.len() as u64)
+            };
+            let len = here.min(range.len());
+            let mut flow = ControlFlow::Continue(());
+            if stored > 0 {
+                let offset = load.offset + skip;
+                let handed = self
+                    .source
+                    .for_each_piece(offset..offset + len, &mut |piece| {
+                        flow = each(piece);
+                        match flow {
+                            ControlFlow::Continue(()) => Ok(()),
+                            ControlFlow::Break(()) => Err(io::ErrorKind::Interrupted.into()),
+                        }
+                    });
+                if let (Err(source), true) = (handed, flow.is_continue()) {
+                    let addr = range.start();
+                    return Err(MemoryError::Read { addr, source });
+                }
+            } else {
+                // No truncation: `len` is at most the length of the zeros.
+                flow = each(&ZEROS[..len as usize]);
+            }
+            if flow.is_break() {
+                break;
+            }
+            // No overflow: the range's end is an address.
+            left = PhysRange::new(range.start().get() + len, range.end().get());
+        }
+        Ok(())
+    }
+}
+
+/// What the segments hold, which are in order of address. Refuses those that overlap.
+fn contents(loads: &[Load]) -> Result<RangeMap<PageClass>, Overlap> {
+    let mut contents = RangeMap::new();
+    for load in loads {
+        let start = load.memory.start().get();
+        // No overflow: the file has no more bytes of a segment than the segment has.
+        let stored = start + load.file_size;
+        let parts = [
+            (PhysRange::new(start, stored), PageClass::Data),
+            (
+                PhysRange::new(stored, load.memory.end().get()),
+                PageClass::Zero,
+            ),
+        ];
+        for (range, class) in parts {
+            if let Some(range) = range {
+                contents.insert(range, class)?;
+            }
+        }
+    }
+    Ok(contents)
 }
 
 /// Reads `len` bytes at `offset`, after a look whether the source has them.

@@ -14,7 +14,7 @@ pub use headers::CoreHeaders;
 pub use kcore::direct_map_base;
 pub use note::{Note, Notes, encode_note};
 
-use crate::{Overlap, PhysAddr, PhysRange};
+use crate::{Overlap, PhysRange};
 
 /// A piece of physical memory in a core: what one `PT_LOAD` program header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +81,6 @@ pub enum CoreError {
     /// Two segments claim the same memory.
     #[error("two segments of the core claim the same memory")]
     Overlap(#[from] Overlap),
-    /// Memory that the core does not have was asked for.
-    #[error("the core does not hold the memory at {addr}")]
-    NoMemory {
-        /// The first address that is missing.
-        addr: PhysAddr,
-    },
 }
 
 /// Size of the ELF64 file header, `Elf64_Ehdr`.

@@ -6,7 +6,7 @@ use super::commit::State;
 use super::wire::{Writer, seal};
 use super::*;
 use crate::elf::{CoreHeaders, Load};
-use crate::{MemoryKind, PhysAddr, PhysRange, RangeMap, ReadFile};
+use crate::{Memory as _, MemoryKind, PhysAddr, PhysRange, RangeMap, ReadFile};
 
 fn range(start: u64, end: u64) -> PhysRange {
     PhysRange::new(start, end).unwrap()
@@ -75,8 +75,7 @@ fn an_image_reads_back() {
     let core = image.core().unwrap();
     assert_eq!(Identity::from_core(&core), Some(identity()));
     let mut page = [0; 4096];
-    core.read_memory(PhysAddr::new(0x10_1000), &mut page)
-        .unwrap();
+    core.read(PhysAddr::new(0x10_1000), &mut page).unwrap();
     assert_eq!(page, [7; 4096]);
 }
 

@@ -12,11 +12,12 @@ use super::fragment::Fragment;
 
 /// Version of what this module does: to be raised whenever it makes another kernel out of the same
 /// source and configuration.
-pub(super) const RECIPE: u32 = 1;
+pub(super) const RECIPE: u32 = 2;
 
 /// What is kept of a build, and the names that it is kept under.
-const PRODUCTS: [(&str, &str); 3] = [
+const PRODUCTS: [(&str, &str); 4] = [
     ("arch/x86/boot/bzImage", "bzImage"),
+    ("vmlinux", "vmlinux"),
     (".config", "config"),
     ("System.map", "System.map"),
 ];

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kjump::memory::elf::Core;
 use kjump::memory::image::{Header, Identity, Image};
-use kjump::memory::{RangeMap, ReadAt, ReadFile};
+use kjump::memory::{Memory as _, RangeMap, ReadAt, ReadFile};
 use serde_json::{Value, json};
 
 use crate::report::size;
@@ -55,7 +55,7 @@ fn core_facts<S: ReadAt>(core: &Core<S>) -> Facts {
         identity: Identity::from_core(core),
         release: info.os_release().map(str::to_owned),
         build_id: info.build_id().map(str::to_owned),
-        ranges: core.memory(),
+        ranges: core.contents().filter_map(|_| Some(())),
     }
 }
 
@@ -74,7 +74,7 @@ fn image_facts(source: ReadFile, again: ReadFile) -> Result<Facts> {
         Ok((image, resumable)) => {
             facts.state = Some(resumable.map_err(|error| error.to_string()));
             if let Ok(core) = image.core() {
-                facts.ranges = core.memory();
+                facts.ranges = core.contents().filter_map(|_| Some(()));
             }
         }
         Err(error) => facts.state = Some(Err(error.to_string())),

@@ -50,12 +50,12 @@ proptest! {
         prop_assert!(core.loads().is_sorted_by_key(|load| load.memory));
         for page in 0..40 {
             let mut byte = [0; 4096];
-            let read = core.read_memory(PhysAddr::new(page * 4096), &mut byte);
+            let read = core.read(PhysAddr::new(page * 4096), &mut byte);
             if runs.iter().any(|&(first, pages)| (first..first + pages).contains(&page)) {
                 prop_assert!(read.is_ok());
                 prop_assert_eq!(byte, [page as u8; 4096]);
             } else {
-                let missing = matches!(read, Err(CoreError::NoMemory { .. }));
+                let missing = matches!(read, Err(MemoryError::Absent { .. }));
                 prop_assert!(missing);
             }
         }
@@ -74,7 +74,7 @@ proptest! {
         let headers = 64 + 56 * runs.len();
         bytes[at % headers] = value;
         if let Ok(core) = Core::open(bytes) {
-            let _ = core.read_memory(PhysAddr::new(0x1000), &mut [0; 4096]);
+            let _ = core.read(PhysAddr::new(0x1000), &mut [0; 4096]);
             prop_assert!(core.loads().windows(2).all(|pair| pair[0].memory.end() <= pair[1].memory.start()));
         }
     }
@@ -135,6 +135,6 @@ fn bytes_that_the_file_lacks_are_zero() {
     });
     let core = Core::open([headers.encode(), vec![9; 8]].concat()).unwrap();
     let mut bytes = [1; 8];
-    core.read_memory(PhysAddr::new(0x1004), &mut bytes).unwrap();
+    core.read(PhysAddr::new(0x1004), &mut bytes).unwrap();
     assert_eq!(bytes, [9, 9, 9, 9, 0, 0, 0, 0]);
 }
