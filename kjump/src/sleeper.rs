@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::path::Path;
 
 use kexec_image::CommandLine;
-use vmcore::elf::Core;
+use vmcore::elf::{Core, CoreWriter};
 use vmcore::image::{self, Identity, Sink};
 use vmcore::{MappedFile, Memory as _, PAGE_SIZE, PhysAddr, Progress, ReadAt as _};
 
@@ -103,9 +103,21 @@ impl Sleeper {
         sink: &mut impl Sink,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
-        let core = self.core.source();
-        image::write(&self.identity, self.jump_back, core, sink, progress)
-            .map_err(Error::image(path))
+        let core = CoreWriter::new(
+            &self.core,
+            self.core.contents(),
+            &self.core.encode_notes(),
+            |addr| addr.get(),
+        );
+        image::write(
+            &self.identity,
+            self.jump_back,
+            &core,
+            &self.core,
+            sink,
+            progress,
+        )
+        .map_err(Error::image(path))
     }
 
     /// Leaves word for the machine on the device at `path` why it was not saved.

@@ -1,6 +1,6 @@
 //! Restoring memory.
 
-use vmcore::{Memory, PageClass, PhysRange, Progress, RangeMap};
+use vmcore::{Memory, PageClass, Progress, RangeMap};
 
 use crate::{RestoreError, Target};
 

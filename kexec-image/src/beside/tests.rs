@@ -25,6 +25,7 @@ fn machine() -> Machine {
         paging: Paging::FourLevel,
         rsdp: None,
         direct_map: Some(0xffff_8880_0000_0000),
+        free_fill: None,
         vmcoreinfo: PhysRange::new(0x3f00_0000, 0x3f00_1024),
     }
 }

@@ -8,7 +8,7 @@ use goblin::elf64::program_header::{PT_LOAD, PT_NOTE, ProgramHeader};
 use goblin::elf64::section_header::SectionHeader;
 use scroll::{LE, Pread};
 
-use super::{CoreError, FILE_HEADER, Load, Note, Notes, PN_XNUM, PROGRAM_HEADER};
+use super::{CoreError, FILE_HEADER, Load, Note, Notes, PN_XNUM, PROGRAM_HEADER, encode_note};
 use crate::{
     Memory, MemoryError, Overlap, PageClass, PhysAddr, PhysRange, RangeMap, ReadAt, VmcoreInfo,
 };
@@ -103,6 +103,13 @@ impl<S: ReadAt> Core<S> {
     /// The notes of all `PT_NOTE` segments.
     pub fn notes(&self) -> impl Iterator<Item = Note<'_>> {
         Notes::new(&self.notes)
+    }
+
+    /// All notes, encoded anew: those of a core that is made of this one.
+    pub fn encode_notes(&self) -> Vec<u8> {
+        self.notes()
+            .flat_map(|note| encode_note(&String::from_utf8_lossy(note.name), note.kind, note.desc))
+            .collect()
     }
 
     /// The first note of this owner and kind.

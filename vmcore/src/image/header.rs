@@ -5,7 +5,7 @@ use super::{HEADER_SIZE, Identity, ImageError};
 use crate::{PhysAddr, ReadAt};
 
 const MAGIC: &[u8; 8] = b"KJUMPIMG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

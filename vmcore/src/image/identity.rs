@@ -82,7 +82,13 @@ pub struct Identity {
     pub low: RangeMap<()>,
     /// All memory of the machine.
     pub memory: RangeMap<MemoryKind>,
+    /// What the kernel counts on finding in each byte of its free pages: 0 with `init_on_free`, 0xaa with
+    /// page poisoning, `None` if it does not look.
+    pub free_fill: Option<u8>,
 }
+
+/// How it is written that free pages need not be filled.
+const NO_FILL: u32 = 0x100;
 
 impl Identity {
     /// Owner name of the note.
@@ -128,6 +134,8 @@ impl Identity {
             to.range(range);
             to.u32(kind.to_e820());
         }
+        // No byte is 0x100.
+        to.u32(self.free_fill.map_or(NO_FILL, u32::from));
     }
 
     pub(super) fn decode(from: &mut Reader<'_>) -> Option<Self> {
@@ -152,6 +160,10 @@ impl Identity {
                 .insert(range, MemoryKind::from_e820(from.u32()?))
                 .ok()?;
         }
+        let free_fill = match from.u32()? {
+            NO_FILL => None,
+            byte => Some(u8::try_from(byte).ok()?),
+        };
         Some(Self {
             id,
             release,
@@ -160,6 +172,7 @@ impl Identity {
             window,
             low,
             memory,
+            free_fill,
         })
     }
 }
