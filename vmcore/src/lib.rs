@@ -6,6 +6,7 @@
 //! * [`Memory`]: memory that was saved, whatever file it lies in.
 //! * [`elf`]: ELF64 cores as the kernel writes them to `/proc/vmcore`, read from any [`ReadAt`] source
 //!   and written as headers; their notes and [`VmcoreInfo`].
+//! * [`kdump`]: dumps as makedumpfile writes them, kdump-compressed and flattened.
 //! * [`image`]: the hibernation image, a core between a header that tells what machine it is and a
 //!   record that makes it valid.
 //!
@@ -23,6 +24,7 @@ mod address;
 pub mod elf;
 pub mod image;
 mod iomem;
+pub mod kdump;
 mod mapped;
 mod memory;
 mod memory_kind;
