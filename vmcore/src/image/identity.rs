@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::wire::{Reader, Writer};
-use crate::elf::{Core, encode_note};
-use crate::{MemoryKind, PhysRange, RangeMap, ReadAt};
+use crate::elf::{Notes, encode_note};
+use crate::{MemoryKind, PhysRange, RangeMap};
 
 /// A number, drawn at random when a machine prepares to hibernate, that tells its image from all
 /// others.
@@ -104,9 +104,11 @@ impl Identity {
         encode_note(Self::NOTE_NAME, Self::NOTE_KIND, &writer.bytes)
     }
 
-    /// The identity in the notes of `core`; `None` if there is none, or none that makes sense.
-    pub fn from_core<S: ReadAt>(core: &Core<S>) -> Option<Self> {
-        let note = core.note(Self::NOTE_NAME, Self::NOTE_KIND)?;
+    /// The identity in these encoded notes; `None` if there is none, or none that makes sense.
+    #[must_use]
+    pub fn from_notes(notes: &[u8]) -> Option<Self> {
+        let note = Notes::new(notes)
+            .find(|note| note.name == Self::NOTE_NAME.as_bytes() && note.kind == Self::NOTE_KIND)?;
         Self::decode(&mut Reader::new(note.desc))
     }
 

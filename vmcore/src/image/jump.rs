@@ -1,8 +1,8 @@
 //! What a core must tell of the jump that it was saved after.
 
 use super::wire::{Reader, Writer};
-use crate::elf::{Core, encode_note};
-use crate::{PhysAddr, ReadAt};
+use crate::elf::{Notes, encode_note};
+use crate::PhysAddr;
 
 /// Where the window's contents are in saved memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,16 @@ impl Jump {
     /// Kind of the note.
     const NOTE_KIND: u32 = 2;
 
+    /// These encoded notes, with the one of this jump in place of any other.
+    #[must_use]
+    pub fn put_into(self, notes: &[u8]) -> Vec<u8> {
+        Notes::new(notes)
+            .filter(|note| note.name != Self::NOTE_NAME.as_bytes() || note.kind != Self::NOTE_KIND)
+            .flat_map(|note| note.encode())
+            .chain(self.to_note())
+            .collect()
+    }
+
     /// The note.
     #[must_use]
     pub fn to_note(self) -> Vec<u8> {
@@ -41,9 +51,11 @@ impl Jump {
         encode_note(Self::NOTE_NAME, Self::NOTE_KIND, &writer.bytes)
     }
 
-    /// The note in `core`; `None` if there is none, or none that makes sense.
-    pub fn from_core<S: ReadAt>(core: &Core<S>) -> Option<Self> {
-        let note = core.note(Self::NOTE_NAME, Self::NOTE_KIND)?;
+    /// The jump in these encoded notes; `None` if there is none, or none that makes sense.
+    #[must_use]
+    pub fn from_notes(notes: &[u8]) -> Option<Self> {
+        let note = Notes::new(notes)
+            .find(|note| note.name == Self::NOTE_NAME.as_bytes() && note.kind == Self::NOTE_KIND)?;
         let mut reader = Reader::new(note.desc);
         Some(Self {
             back: PhysAddr::new(reader.u64()?),

@@ -77,7 +77,7 @@ fn an_image_reads_back() {
     assert_eq!(*image.identity(), identity());
     assert_eq!(image.saved().jump_back, PhysAddr::new(0x1234_5678));
     let core = image.core().unwrap();
-    assert_eq!(Identity::from_core(&core), Some(identity()));
+    assert_eq!(Identity::from_notes(&core.encode_notes()), Some(identity()));
     let mut page = [0; 4096];
     core.read(PhysAddr::new(0x10_1000), &mut page).unwrap();
     assert_eq!(page, [7; 4096]);

@@ -79,8 +79,8 @@ pub(super) struct Layout {
     pub(super) notes: (u64, u64),
 }
 
-/// `KDUMP_SIGNATURE`
-const SIGNATURE: &[u8; 8] = b"KDUMP   ";
+/// The first bytes of every dump (`KDUMP_SIGNATURE`).
+pub const SIGNATURE: &[u8; 8] = b"KDUMP   ";
 /// Size of `struct disk_dump_header` on 64-bit machines.
 const MAIN_HEADER: u64 = 464;
 /// Size of `struct kdump_sub_header` of version 6; older ones are shorter, but have a block too.
