@@ -337,3 +337,6 @@ fn is_zero(bytes: &[u8]) -> bool {
             == 0
     }) && rest.iter().all(|byte| *byte == 0)
 }
+
+#[cfg(test)]
+mod tests;

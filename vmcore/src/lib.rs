@@ -24,6 +24,8 @@
 mod address;
 mod classify;
 pub mod elf;
+#[cfg(test)]
+mod fake_machine;
 pub mod image;
 mod iomem;
 mod mapped;
