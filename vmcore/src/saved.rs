@@ -1,19 +1,19 @@
 //! A machine that was saved: its memory, both ways to look at it, and what its pages are for.
 
 use std::error::Error;
+use std::fmt;
 
-use crate::image::{Identity, Jump, Layout};
 use crate::elf::{Core, CoreWriter};
+use crate::image::{Identity, Jump, Layout};
 use crate::{
-    Classifier, Counts, Memory, PageClass, PageMap, PagesError, PhysAddr, RangeMap, ReadAt, Swap, SwapError, View,
-    VmcoreInfo, for_each_run,
+    Classifier, Counts, Memory, PageClass, PageMap, PagesError, PhysAddr, RangeMap, ReadAt, Swap,
+    SwapError, View, VmcoreInfo,
 };
 
 /// A machine that was saved: its memory, and what must be known to look at it both ways, as it lies and
 /// as the machine saw it.
 ///
 /// A machine that did not jump, as one that crashed, has one view only.
-#[derive(Debug)]
 pub struct Saved<M> {
     memory: M,
     notes: Vec<u8>,
@@ -50,6 +50,15 @@ impl Classes {
 #[derive(Debug, thiserror::Error)]
 #[error("the machine left no VMCOREINFO, by which its page structures could be read")]
 struct NoInfo;
+
+impl<M> fmt::Debug for Saved<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Saved")
+            .field("identity", &self.identity)
+            .field("jump", &self.jump)
+            .finish_non_exhaustive()
+    }
+}
 
 impl<S: ReadAt + Sync> Saved<Core<S>> {
     /// The machine in `core`, which was saved after `jump` if that is given, or if a note tells of one.
@@ -185,7 +194,7 @@ impl<M: Memory + Sync> Saved<M> {
                 })
             }
             Err(reason) => {
-                let stored = runs(&Classifier::without_pages(&self.memory), threads)?;
+                let stored = Classifier::without_pages(&self.memory).classes(threads)?;
                 let (raw, seen) = match (self.swap.as_ref(), self.layout()) {
                     (Ok(Some(swap)), Layout::Raw) => (stored.clone(), swap.seen(&stored)),
                     (Ok(Some(swap)), Layout::Seen) => (swap.raw(&stored), stored),
@@ -207,7 +216,7 @@ impl<M: Memory + Sync> Saved<M> {
         let seen = self.seen().map_err(ToString::to_string)?;
         let info = self.info.as_ref().ok_or(NoInfo)?;
         let pages = PageMap::open(&seen, info)?;
-        Ok(runs(&Classifier::new(&seen, &pages), threads)?)
+        Ok(Classifier::new(&seen, &pages).classes(threads)?)
     }
 }
 
@@ -224,20 +233,4 @@ impl<M: Memory + Send + Sync + 'static> Saved<M> {
             direct_map: self.direct_map,
         }
     }
-}
-
-/// All that `classifier` says.
-fn runs<M: Memory + Sync + ?Sized>(
-    classifier: &Classifier<'_, '_, M>,
-    threads: usize,
-) -> Result<RangeMap<PageClass>, PagesError> {
-    let mut map = RangeMap::new();
-    classifier.for_each(threads, None, &mut |range, classes| {
-        for_each_run(range, classes, |run, class| {
-            let inserted = map.insert(run, class);
-            debug_assert!(inserted.is_ok(), "chunks come in ascending order");
-        });
-        std::ops::ControlFlow::Continue(())
-    })?;
-    Ok(map)
 }

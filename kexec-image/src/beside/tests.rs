@@ -231,7 +231,10 @@ fn the_core_headers_speak_of_all_other_memory() {
         let at = CommandLine::value(&cmdline, "elfcorehdr").unwrap();
         let at = u64::from_str_radix(&at[2..], 16).unwrap();
         let core = Core::open(Loaded(plan, at)).unwrap();
-        assert_eq!(Identity::from_notes(&core.encode_notes()).as_ref(), Some(identity));
+        assert_eq!(
+            Identity::from_notes(&core.encode_notes()).as_ref(),
+            Some(identity)
+        );
         assert_eq!(
             core.contents().filter_map(|_| Some(())),
             saved_memory(identity)

@@ -93,8 +93,8 @@ const NO_FILL: u32 = 0x100;
 impl Identity {
     /// Owner name of the note.
     const NOTE_NAME: &str = "KJUMP";
-    /// Kind of the note.
-    const NOTE_KIND: u32 = 1;
+    /// Kind of the note: none that tools take for a note of a CPU, whoever its owner is.
+    const NOTE_KIND: u32 = 0x4b4a_0001;
 
     /// The identity as an ELF note.
     #[must_use]

@@ -1,8 +1,8 @@
 //! What a core must tell of the jump that it was saved after.
 
 use super::wire::{Reader, Writer};
-use crate::elf::{Notes, encode_note};
 use crate::PhysAddr;
+use crate::elf::{Notes, encode_note};
 
 /// Where the window's contents are in saved memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub struct Jump {
 impl Jump {
     /// Owner name of the note.
     const NOTE_NAME: &str = "KJUMP";
-    /// Kind of the note.
-    const NOTE_KIND: u32 = 2;
+    /// Kind of the note: none that tools take for a note of a CPU, whoever its owner is.
+    const NOTE_KIND: u32 = 0x4b4a_0002;
 
     /// These encoded notes, with the one of this jump in place of any other.
     #[must_use]
