@@ -201,7 +201,10 @@ mod tests {
 
     /// A cache that has tools without any program, and the tools.
     fn cached(cache: &Path) -> Tools {
-        let packages = vec![package("crash", "9.0.2+~16.3-1"), package("libc6", "2.43-7")];
+        let packages = vec![
+            package("crash", "9.0.2+~16.3-1"),
+            package("libc6", "2.43-7"),
+        ];
         let root = directory_of(cache, &packages);
         fs::create_dir_all(root.join(LIBRARIES)).unwrap();
         fs::write(root.join(LOADER), "").unwrap();
