@@ -327,7 +327,7 @@ mod tests {
             ),
             recipe(&with_fragment("CONFIG_SMP=y"), &package()),
             recipe(&with_fragment("# CONFIG_SMP is not set"), &package()),
-            recipe(&base, &package()).replace("recipe 1\n", "recipe 2\n"),
+            recipe(&base, &package()).replacen("recipe ", "recipe 1", 1),
         ];
         let keys: HashSet<String> = recipes.iter().map(|recipe| key(recipe)).collect();
         assert_eq!(keys.len(), recipes.len());
