@@ -141,6 +141,9 @@ pub(crate) fn gdb_symbol(tools: &Tools, core: &Path, vmlinux: &Path) -> Result<S
 /// Has `makedumpfile` leave out pages of `core` as its dump level `level` says; returns the numbers of
 /// those pages of the core that are not in what it writes.
 ///
+/// It finds `mem_section` by the page tables, so a core that lacks those, or has them elsewhere, fails.
+/// Of kernels newer than itself it says that they are not supported, and goes on.
+///
 /// # Errors
 ///
 /// If it fails or takes too long, with the end of its output; if what it writes is no core, or has memory
