@@ -9,6 +9,7 @@ mod doctor;
 mod hibernate;
 mod init;
 mod inspect;
+mod map;
 mod report;
 mod restore;
 mod resume;
@@ -25,7 +26,9 @@ fn main() -> ExitCode {
     if init::is_init() {
         init::run();
     }
-    match run(Cli::parse().verb) {
+    let cli = Cli::parse();
+    cli.check();
+    match run(cli.verb) {
         Ok(code) => code,
         Err(error) => {
             report::error(&error);
@@ -48,7 +51,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Save { image } => save::run(&image)?,
         Verb::Resume(resume) => resume::run(&resume)?,
         Verb::Restore(restore) => restore::run(&restore)?,
-        Verb::Inspect { file, json } => inspect::run(&file, json)?,
+        Verb::Inspect(options) => inspect::run(&options)?,
         Verb::Initramfs { out } => role::write_initramfs(&out)?,
     }
     Ok(ExitCode::SUCCESS)
