@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 
 use kjump::PhysRange;
 use kjump::memory::image::Identity;
-use kjump::memory::{MemoryKind, PageClass, RangeMap, VmcoreInfo};
+use kjump::memory::{MemoryKind, PAGE_SIZE, PageClass, RangeMap, VmcoreInfo};
 
 /// What a byte of physical memory is, as the picture shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,10 +206,17 @@ impl Map {
         let columns = columns.max(1).next_power_of_two();
         let row_of_cells = columns.trailing_zeros();
         let max_rows = max_rows.max(2) as u64;
-        // A row is at most half of the address space, so at the last there are two.
-        let shift = (12..63 - row_of_cells)
-            .find(|shift| self.count_rows(shift + row_of_cells) <= max_rows)
-            .unwrap_or(63 - row_of_cells);
+        // A row is at most half of the address space, so at the last there are two. Larger rows never are
+        // more, so the smallest size that does is found by halves.
+        let (mut shift, mut enough) = (PAGE_SIZE.trailing_zeros(), 63 - row_of_cells);
+        while shift < enough {
+            let middle = shift.midpoint(enough);
+            if self.count_rows(middle + row_of_cells) <= max_rows {
+                enough = middle;
+            } else {
+                shift = middle + 1;
+            }
+        }
         let mut grid = Grid {
             shift,
             columns,
@@ -431,7 +438,7 @@ pub(crate) fn kernel_image(info: &VmcoreInfo) -> Option<PhysRange> {
     // The last symbol's own page is part of it.
     let end = physical(last)?
         .checked_add(1)?
-        .checked_next_multiple_of(4096)?;
+        .checked_next_multiple_of(PAGE_SIZE)?;
     PhysRange::new(physical(start)?, end)
 }
 

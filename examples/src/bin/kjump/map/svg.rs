@@ -18,7 +18,7 @@ const RIGHT: usize = 92;
 const WIDTH: usize = LEFT + COLUMNS * CELL + RIGHT;
 const GRID: usize = COLUMNS * CELL;
 /// Height of the break where rows without memory are left out.
-const BREAK: usize = 26;
+const BREAK: usize = 32;
 const LEGEND: usize = 124;
 const LEGEND_LINE: usize = 22;
 
@@ -28,9 +28,9 @@ text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fil
 .h{font-size:20px;font-weight:600}.s{font-size:13px}.d{fill:#5c6878}\
 .a{font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:9.5px;fill:#5c6878}\
 .bg{fill:#fff}.e{fill:#8290a4;fill-opacity:.12}.z{fill:none;stroke:#9aa6b6;stroke-width:1}\
-.w,.k{fill:none;stroke-width:2;stroke-linejoin:round}.w{stroke:#9a4d00}.k{stroke:#a3125f}\
+.w,.k,.halo{fill:none;stroke-width:2;stroke-linecap:square}.halo{stroke:#fff;stroke-width:4.5}.w{stroke:#9a4d00}.k{stroke:#a3125f}\
 .wt{fill:#9a4d00;font-size:11.5px;font-weight:600}.kt{fill:#a3125f;font-size:11.5px;font-weight:600}\
-@media (prefers-color-scheme:dark){text{fill:#e6eaf0}.d,.a{fill:#9aa6b6}.bg{fill:#12161c}\
+@media (prefers-color-scheme:dark){text{fill:#e6eaf0}.d,.a{fill:#9aa6b6}.bg{fill:#12161c}.halo{stroke:#12161c}\
 .w{stroke:#ffd591}.k{stroke:#ff8ac4}.wt{fill:#ffd591}.kt{fill:#ff8ac4}}";
 
 /// The map as an SVG.
@@ -332,7 +332,8 @@ fn outline(
     if touched.is_empty() {
         return Ok(());
     }
-    write!(f, r#"<path class="{class}" d=""#)?;
+    // Under the line lies a wider one in the colour of the page, so that it stands out from any cell.
+    write!(f, r#"<defs><path id="{class}" d=""#)?;
     for (index, (row, cells)) in touched.iter().enumerate() {
         let (low, high) = (*cells.start(), *cells.end() + 1);
         let y = tops[*row];
@@ -355,7 +356,10 @@ fn outline(
             }
         }
     }
-    writeln!(f, r#""/>"#)
+    writeln!(
+        f,
+        r##""/></defs><use href="#{class}" class="halo"/><use href="#{class}" class="{class}"/>"##
+    )
 }
 
 /// Writes the name of an outlined range beside its first row, below the names that are there.

@@ -71,17 +71,19 @@ fn check_documents(map: &Map) {
     let svg = Svg(map).to_string();
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     assert!(svg.len() < 1 << 20, "{} bytes", svg.len());
-    for colours in [Colours::None, Colours::Palette, Colours::True] {
-        for width in [0, 80, 1 << 40] {
-            let text = Text {
-                map,
-                width,
-                colours,
-            }
-            .to_string();
-            assert!(text.len() < 1 << 20, "{} bytes", text.len());
-            assert!(colours != Colours::None || text.is_ascii());
+    for (colours, width) in [
+        (Colours::None, 0),
+        (Colours::Palette, 80),
+        (Colours::True, 1 << 40),
+    ] {
+        let text = Text {
+            map,
+            width,
+            colours,
         }
+        .to_string();
+        assert!(text.len() < 1 << 20, "{} bytes", text.len());
+        assert!(colours != Colours::None || text.is_ascii());
     }
 }
 
@@ -206,7 +208,8 @@ fn a_million_ranges_take_bounded_time_and_space() {
         }
         let nothing = RangeMap::new();
         let begin = Instant::now();
-        check_documents(&Map::new(&subject(&pages, &nothing, None)));
+        let map = Map::new(&subject(&pages, &nothing, None));
+        assert!(Svg(&map).to_string().len() < 1 << 20);
         assert!(begin.elapsed() < Duration::from_secs(60));
     }
 }

@@ -67,7 +67,7 @@ impl<'a> Text<'a> {
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let map = self.map;
-        let end = map.spans.last().map_or(0, |(range, _)| range.end().get());
+        let end = map.drawn().last().map_or(0, |range| range.end().get());
         let label = format!("{end:#x}").len();
         let grid = map.grid(columns(self.width, label), MAX_ROWS);
         writeln!(f, "{}", map.heading())?;
@@ -207,8 +207,8 @@ impl Text<'_> {
                 writeln!(f, " {:>6.1} %", map.percent(kind))?;
             }
         }
-        if self.colours == Colours::None && map.memory_kinds().count() > 1 {
-            writeln!(f, "  +  more of one of these than of others")?;
+        if self.colours == Colours::None {
+            writeln!(f, "  +  much of it data, among others")?;
         }
         for (letter, name, range) in [('W', "window", map.window), ('K', "kernel", map.kernel)] {
             if let Some(range) = range {
