@@ -1,4 +1,4 @@
-//! The map as an SVG 1.1 document that needs no other file.
+//! The map as an SVG document that needs no other file.
 
 use std::fmt;
 

@@ -170,17 +170,28 @@ impl Text<'_> {
         writeln!(f)
     }
 
-    /// Makes what follows black on `colour` (ECMA-48, `SGR`; ISO 8613-6 for the colours).
+    /// Makes what follows black or white on `colour` (ECMA-48, `SGR`; ISO 8613-6 for the colours).
     fn background(&self, f: &mut fmt::Formatter<'_>, colour: [u8; 3]) -> fmt::Result {
-        let [red, green, blue] = colour;
+        let [red, green, blue] = colour.map(u32::from);
+        // How bright the eye finds it (ITU-R BT.601).
+        let dark = red * 299 + green * 587 + blue * 114 < 128_000;
         match self.colours {
             Colours::None => Ok(()),
-            Colours::True => write!(f, "\x1b[38;2;0;0;0;48;2;{red};{green};{blue}m"),
+            Colours::True => {
+                let ink = if dark { "255;255;255" } else { "0;0;0" };
+                write!(f, "\x1b[38;2;{ink};48;2;{red};{green};{blue}m")
+            }
             Colours::Palette => {
-                // The cube of 6 × 6 × 6 colours begins at 16.
-                let level = |part: u8| (u32::from(part) * 5 + 127) / 255;
-                let index = 16 + 36 * level(red) + 6 * level(green) + level(blue);
-                write!(f, "\x1b[38;5;16;48;5;{index}m")
+                // A cube of 6 × 6 × 6 colours begins at 16 and ends with white at 231. The levels are 0,
+                // 95, and every 40 from there.
+                let level = |part: u32| match part {
+                    0..48 => 0,
+                    48..115 => 1,
+                    _ => (part - 35) / 40,
+                };
+                let ink = if dark { 231 } else { 16 };
+                let paper = 16 + 36 * level(red) + 6 * level(green) + level(blue);
+                write!(f, "\x1b[38;5;{ink};48;5;{paper}m")
             }
         }
     }
