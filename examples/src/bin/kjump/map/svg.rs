@@ -115,11 +115,13 @@ fn describe(map: &Map) -> String {
     text + "."
 }
 
-/// The ranges that are outlined, with their class of style and their name.
+/// The ranges that are outlined, in ascending order, with their class of style and their name.
 fn outlined(map: &Map) -> impl Iterator<Item = (PhysRange, &'static str, &'static str)> {
     let window = map.window.map(|range| (range, "w", "window"));
     let kernel = map.kernel.map(|range| (range, "k", "kernel"));
-    window.into_iter().chain(kernel)
+    let mut both: Vec<_> = window.into_iter().chain(kernel).collect();
+    both.sort_unstable();
+    both.into_iter()
 }
 
 fn header(f: &mut fmt::Formatter<'_>, map: &Map, grid: &Grid) -> fmt::Result {
