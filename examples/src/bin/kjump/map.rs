@@ -127,6 +127,9 @@ struct Row {
     cells: Vec<Shares>,
 }
 
+/// The name of the kernel's image in the legend. Its end is where the last known symbol is.
+const KERNEL: &str = "most of the kernel";
+
 /// The longest release that is shown, in characters. `uname` has at most 64.
 const MAX_RELEASE: usize = 64;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use kjump::PhysRange;
 
-use super::{Grid, Kind, Map, Row, mixed};
+use super::{Grid, KERNEL, Kind, Map, Row, mixed};
 use crate::report::size;
 
 /// The most rows; columns are always [`COLUMNS`].
@@ -65,9 +65,14 @@ impl fmt::Display for Svg<'_> {
         for (row, y) in grid.rows.iter().zip(&tops) {
             draw_row(f, &grid, row, *y)?;
         }
+        // The smaller one on top: what surrounds its line must not hide it.
+        let mut by_size: Vec<_> = outlined(map).collect();
+        by_size.sort_by_key(|(range, ..)| std::cmp::Reverse(range.len()));
+        for (range, class, _) in by_size {
+            outline(f, &grid, &tops, range, class)?;
+        }
         let mut labels = Vec::new();
         for (range, class, name) in outlined(map) {
-            outline(f, &grid, &tops, range, class)?;
             label(f, &grid, &tops, &mut labels, range, class, name)?;
         }
         writeln!(f, "</svg>")
@@ -118,7 +123,7 @@ fn describe(map: &Map) -> String {
 /// The ranges that are outlined, in ascending order, with their class of style and their name.
 fn outlined(map: &Map) -> impl Iterator<Item = (PhysRange, &'static str, &'static str)> {
     let window = map.window.map(|range| (range, "w", "window"));
-    let kernel = map.kernel.map(|range| (range, "k", "kernel"));
+    let kernel = map.kernel.map(|range| (range, "k", KERNEL));
     let mut both: Vec<_> = window.into_iter().chain(kernel).collect();
     both.sort_unstable();
     both.into_iter()
@@ -364,7 +369,7 @@ fn outline(
     )
 }
 
-/// Writes the name of an outlined range beside its first row, below the names that are there.
+/// Writes the last word of an outlined range's name beside its first row, below the names that are there.
 fn label(
     f: &mut fmt::Formatter<'_>,
     grid: &Grid,
@@ -384,7 +389,8 @@ fn label(
     taken.push(y);
     writeln!(
         f,
-        r#"<text class="{class}t" x="{}" y="{y}">{name}</text>"#,
-        LEFT + GRID + 10
+        r#"<text class="{class}t" x="{}" y="{y}">{}</text>"#,
+        LEFT + GRID + 10,
+        name.split(' ').next_back().unwrap_or(name)
     )
 }

@@ -4,7 +4,7 @@ use std::env;
 use std::fmt;
 use std::io::IsTerminal;
 
-use super::{Grid, Kind, Look, Map, Row, dominant, mixed};
+use super::{Grid, KERNEL, Kind, Look, Map, Row, dominant, mixed};
 use crate::report::size;
 
 /// The most rows.
@@ -221,7 +221,7 @@ impl Text<'_> {
         if self.colours == Colours::None {
             writeln!(f, "  +  much of it data, among others")?;
         }
-        for (letter, name, range) in [('W', "window", map.window), ('K', "kernel", map.kernel)] {
+        for (letter, name, range) in [('W', "window", map.window), ('K', KERNEL, map.kernel)] {
             if let Some(range) = range {
                 writeln!(
                     f,
