@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-use kexec_image::saved_memory;
 use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
 use vmcore::image::{Identity, Image, Jump};
 use vmcore::{
@@ -96,7 +95,7 @@ impl Restoration {
     ///
     /// [`Error::Restore`] with the first range that cannot be, and why.
     pub fn check(&self, memory: &dyn Target) -> Result<Summary, Error> {
-        let machine = saved_memory(&self.identity);
+        let machine = self.identity.saved_memory();
         let raw = self.machine.raw().map_err(Error::swap)?;
         Ok(krestore_core::check(&raw, self.plan(&machine), memory)?)
     }
@@ -112,7 +111,7 @@ impl Restoration {
         mut memory: Box<dyn Target>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Restored, Error> {
-        let machine = saved_memory(&self.identity);
+        let machine = self.identity.saved_memory();
         let raw = self.machine.raw().map_err(Error::swap)?;
         let plan = self.plan(&machine);
         let summary = krestore_core::restore(&raw, plan, memory.as_mut(), progress)?;

@@ -181,32 +181,37 @@ impl<M: Memory + Sync> Saved<M> {
     ///
     /// [`PagesError`] if the memory cannot be read.
     pub fn classify(&self, threads: usize) -> Result<Classes, PagesError> {
-        match self.classify_seen(threads) {
-            Ok(seen) => {
-                let raw = match self.swap.as_ref() {
-                    Ok(Some(swap)) => swap.raw(&seen),
-                    _ => seen.clone(),
-                };
-                Ok(Classes {
-                    raw,
-                    seen,
-                    unknown: None,
-                })
-            }
+        let swap = self.swap.as_ref().ok().and_then(Option::as_ref);
+        let (seen, unknown) = match self.classify_seen(threads) {
+            Ok(seen) => (seen, None),
             Err(reason) => {
                 let stored = Classifier::without_pages(&self.memory).classes(threads)?;
-                let (raw, seen) = match (self.swap.as_ref(), self.layout()) {
-                    (Ok(Some(swap)), Layout::Raw) => (stored.clone(), swap.seen(&stored)),
-                    (Ok(Some(swap)), Layout::Seen) => (swap.raw(&stored), stored),
-                    _ => (stored.clone(), stored),
+                let seen = match (swap, self.layout()) {
+                    (Some(swap), Layout::Raw) => swap.seen(&stored),
+                    _ => stored,
                 };
-                Ok(Classes {
-                    raw,
-                    seen,
-                    unknown: Some(reason),
-                })
+                (seen, Some(reason))
             }
-        }
+        };
+        let raw = match swap {
+            Some(swap) => swap.raw(&seen),
+            None => seen.clone(),
+        };
+        Ok(match self.left_out(&raw) {
+            Some(free) => Classes {
+                seen: joined(&seen, swap.map_or(free.clone(), |swap| swap.seen(&free))),
+                raw: joined(&raw, free),
+                unknown,
+            },
+            None => Classes { raw, seen, unknown },
+        })
+    }
+
+    /// The memory that was not saved although the machine had it: because it was free.
+    fn left_out(&self, raw: &RangeMap<PageClass>) -> Option<RangeMap<PageClass>> {
+        let all = self.identity.as_ref().filter(|_| self.jump.is_some())?;
+        let left_out = all.saved_memory().without(raw);
+        Some(left_out.filter_map(|()| Some(PageClass::Free)))
     }
 
     fn classify_seen(
@@ -233,4 +238,11 @@ impl<M: Memory + Send + Sync + 'static> Saved<M> {
             direct_map: self.direct_map,
         }
     }
+}
+
+/// Both maps as one; they have no address in common.
+fn joined(map: &RangeMap<PageClass>, more: RangeMap<PageClass>) -> RangeMap<PageClass> {
+    let entries = map.iter().chain(more.iter());
+    let entries = entries.map(|(range, class)| (range, *class)).collect();
+    RangeMap::from_unsorted(entries).unwrap_or(more)
 }

@@ -129,7 +129,7 @@ proptest! {
             }
         }
         let boot = Boot { kernel: &kernel, initramfs: &[1; 100], append: "" };
-        let _ = saved_memory(&identity);
+        let _ = identity.saved_memory();
         let _ = LoadPlan::restoring(&machine, &identity, &boot);
         let _ = LoadPlan::saving(&machine, &identity, &boot);
     }
@@ -237,7 +237,7 @@ fn the_core_headers_speak_of_all_other_memory() {
         );
         assert_eq!(
             core.contents().filter_map(|_| Some(())),
-            saved_memory(identity)
+            identity.saved_memory()
         );
         for load in core.loads() {
             assert_eq!(load.offset, load.memory.start().get());

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::wire::{Reader, Writer};
 use crate::elf::{Notes, encode_note};
-use crate::{MemoryKind, PhysRange, RangeMap};
+use crate::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
 
 /// A number, drawn at random when a machine prepares to hibernate, that tells its image from all
 /// others.
@@ -110,6 +110,43 @@ impl Identity {
         let note = Notes::new(notes)
             .find(|note| note.name == Self::NOTE_NAME.as_bytes() && note.kind == Self::NOTE_KIND)?;
         Self::decode(&mut Reader::new(note.desc))
+    }
+
+    /// The memory that is saved as it lies: whole pages of RAM outside the window and low memory, whose
+    /// contents the jump has put elsewhere in it.
+    ///
+    /// ```
+    /// # use vmcore::image::{Identity, ImageId, Paging};
+    /// # use vmcore::{MemoryKind, PhysRange, RangeMap};
+    /// # let range = |start, end| PhysRange::new(start, end).unwrap();
+    /// # let (mut low, mut memory) = (RangeMap::new(), RangeMap::new());
+    /// # low.insert(range(0x1000, 0x9f000), ())?;
+    /// # memory.insert(range(0x1000, 0x9fc00), MemoryKind::Ram)?;
+    /// # memory.insert(range(0x10_0000, 0x4000_0000), MemoryKind::Ram)?;
+    /// # let identity = Identity {
+    /// #     id: ImageId([0; 16]),
+    /// #     release: String::new(),
+    /// #     build_id: Vec::new(),
+    /// #     paging: Paging::FourLevel,
+    /// #     window: range(0x400_0000, 0xa00_0000),
+    /// #     low,
+    /// #     memory,
+    /// #     free_fill: None,
+    /// # };
+    /// let saved: Vec<_> = identity.saved_memory().ranges().collect();
+    /// assert_eq!(saved, [range(0x10_0000, 0x400_0000), range(0xa00_0000, 0x4000_0000)]);
+    /// # Ok::<(), vmcore::Overlap>(())
+    /// ```
+    #[must_use]
+    pub fn saved_memory(&self) -> RangeMap<()> {
+        let mut saved = self
+            .memory
+            .filter_map(|kind| (*kind == MemoryKind::Ram).then_some(()))
+            .shrink_to(PAGE_SIZE);
+        for range in self.low.ranges().chain([self.window]) {
+            saved.remove(range);
+        }
+        saved
     }
 
     /// The build id in hexadecimal digits.

@@ -10,6 +10,7 @@ mod doctor;
 mod hibernate;
 mod init;
 mod inspect;
+mod map;
 mod report;
 mod restore;
 mod resume;
@@ -26,7 +27,9 @@ fn main() -> ExitCode {
     if init::is_init() {
         init::run();
     }
-    match run(Cli::parse().verb) {
+    let cli = Cli::parse();
+    cli.check();
+    match run(cli.verb) {
         Ok(code) => code,
         Err(error) => {
             report::error(&error);
@@ -54,7 +57,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         } => convert::run(&input, &output)?,
         Verb::Resume(resume) => resume::run(&resume)?,
         Verb::Restore(restore) => restore::run(&restore)?,
-        Verb::Inspect { file, json } => inspect::run(&file, json)?,
+        Verb::Inspect(options) => inspect::run(&options)?,
         Verb::Initramfs { out } => role::write_initramfs(&out)?,
     }
     Ok(ExitCode::SUCCESS)
