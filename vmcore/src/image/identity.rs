@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::HEADER_SIZE;
 use super::wire::{Reader, Writer};
 use crate::elf::{Core, encode_note};
 use crate::{MemoryKind, PhysRange, RangeMap, ReadAt};
@@ -101,6 +102,10 @@ impl Identity {
     /// The identity in the notes of `core`; `None` if there is none, or none that makes sense.
     pub fn from_core<S: ReadAt>(core: &Core<S>) -> Option<Self> {
         let note = core.note(Self::NOTE_NAME, Self::NOTE_KIND)?;
+        // One that no header has room for is of no use, and its maps could take minutes to put in order.
+        if note.desc.len() as u64 > HEADER_SIZE {
+            return None;
+        }
         Self::decode(&mut Reader::new(note.desc))
     }
 
@@ -115,7 +120,7 @@ impl Identity {
 
     pub(super) fn encode(&self, to: &mut Writer) {
         to.raw(&self.id.0);
-        to.blob(self.release.as_bytes());
+        to.string(&self.release);
         to.blob(&self.build_id);
         to.u32(self.paging.levels());
         to.range(self.window);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::commit::State;
 use super::wire::{Writer, seal};
 use super::*;
-use crate::elf::{CoreHeaders, Load};
+use crate::elf::{Core, CoreHeaders, Load};
 use crate::{Memory as _, MemoryKind, PhysAddr, PhysRange, RangeMap, ReadFile};
 
 fn range(start: u64, end: u64) -> PhysRange {
@@ -110,6 +110,32 @@ fn a_target_is_only_valid_when_committed() {
     assert!(
         matches!(Image::open(failed), Err(ImageError::Failed { reason }) if reason == "no space")
     );
+}
+
+#[test]
+fn a_long_reason_is_cut_between_characters() {
+    // At an odd place in every character but the first, whatever a blob's greatest length is.
+    let reason = format!("x{}", "é".repeat(5000));
+    let mut failed = Vec::new();
+    record_failure(&identity(), &reason, &mut failed).unwrap();
+    match Header::read(&failed).unwrap().stage {
+        Stage::Failed(read) => assert!(reason.starts_with(&read) && read.len() > 4000),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_identity_that_no_header_holds_is_none() {
+    let mut long = identity();
+    for page in 0..5000 {
+        let range = range((1 << 40) + page * 8192, (1 << 40) + page * 8192 + 4096);
+        long.memory.insert(range, MemoryKind::Ram).unwrap();
+    }
+    let note = long.to_note();
+    let mut headers = CoreHeaders::new();
+    headers.notes(64 + 56, note.len() as u64);
+    let core = Core::open([headers.encode(), note].concat()).unwrap();
+    assert_eq!(Identity::from_core(&core), None);
 }
 
 #[test]
