@@ -29,6 +29,7 @@ mod memory_kind;
 mod progress;
 mod range_map;
 mod source;
+mod swap;
 mod vmcoreinfo;
 
 pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
@@ -39,4 +40,5 @@ pub use memory_kind::MemoryKind;
 pub use progress::Progress;
 pub use range_map::{Overlap, RangeMap};
 pub use source::{Part, ReadAt, ReadFile};
+pub use swap::{Swap, SwapError, View};
 pub use vmcoreinfo::VmcoreInfo;
