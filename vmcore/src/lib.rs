@@ -6,6 +6,8 @@
 //! * [`Memory`]: memory that was saved, whatever file it lies in.
 //! * [`elf`]: ELF64 cores as the kernel writes them to `/proc/vmcore`, read from any [`ReadAt`] source
 //!   and written as headers; their notes and [`VmcoreInfo`].
+//! * [`AddressSpace`], [`PageMap`] and [`Classifier`]: what a kernel whose memory was saved says of that
+//!   memory; above all, which pages were free.
 //! * [`image`]: the hibernation image, a core between a header that tells what machine it is and a
 //!   record that makes it valid.
 //!
@@ -20,25 +22,31 @@
 //! * The only `unsafe` is in the mapping of [`MappedFile`].
 
 mod address;
+mod classify;
 pub mod elf;
 pub mod image;
 mod iomem;
 mod mapped;
 mod memory;
 mod memory_kind;
+mod pages;
 mod progress;
 mod range_map;
 mod source;
 mod swap;
+mod translate;
 mod vmcoreinfo;
 
 pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
+pub use classify::{Classifier, Counts, classify, for_each_run};
 pub use iomem::{IoMem, IoMemEntry, IoMemError};
 pub use mapped::MappedFile;
 pub use memory::{Memory, MemoryError, PageClass};
 pub use memory_kind::MemoryKind;
+pub use pages::{PageMap, PageUse, PagesError};
 pub use progress::Progress;
 pub use range_map::{Overlap, RangeMap};
 pub use source::{Part, ReadAt, ReadFile};
 pub use swap::{Swap, SwapError, View};
-pub use vmcoreinfo::VmcoreInfo;
+pub use translate::{AddressSpace, Mapping, TranslateError};
+pub use vmcoreinfo::{InfoError, VmcoreInfo};
