@@ -8,6 +8,7 @@
 //!   and written as headers; their notes and [`VmcoreInfo`].
 //! * [`AddressSpace`], [`PageMap`] and [`Classifier`]: what a kernel whose memory was saved says of that
 //!   memory; above all, which pages were free.
+//! * [`kdump`]: dumps as makedumpfile writes them, kdump-compressed and flattened.
 //! * [`image`]: the hibernation image, a core between a header that tells what machine it is and a
 //!   record that makes it valid.
 //!
@@ -26,6 +27,7 @@ mod classify;
 pub mod elf;
 pub mod image;
 mod iomem;
+pub mod kdump;
 mod mapped;
 mod memory;
 mod memory_kind;
