@@ -55,7 +55,7 @@ fuzz_target!(|input: Input<'_>| {
     }
     assert!(noted <= bytes.len());
     bounded(4096 + 64 * bytes.len(), || core.vmcoreinfo());
-    if let Some(identity) = bounded(limit, || Identity::from_core(&core)) {
+    if let Some(identity) = bounded(2 * limit, || Identity::from_notes(&core.encode_notes())) {
         assert!(identity.low.ranges().all(|range| range.len() > 0));
         memory::check_order(&identity.memory);
     }

@@ -5,11 +5,12 @@ use arbitrary::Arbitrary;
 use kjump_fuzz::spec::CoreSpec;
 use kjump_fuzz::{Damage, Number, bounded, memory};
 use libfuzzer_sys::fuzz_target;
+use vmcore::elf::{Core, CoreWriter};
 use vmcore::image::{
     self, HEADER_SIZE, Header, Identity, Image, ImageError, ImageId, Paging, Stage, prepare,
     record_failure,
 };
-use vmcore::{MemoryKind, PhysAddr, PhysRange, RangeMap};
+use vmcore::{Memory, MemoryKind, PhysAddr, PhysRange, RangeMap};
 
 #[derive(Arbitrary, Debug)]
 enum Input<'a> {
@@ -34,6 +35,7 @@ struct IdentitySpec {
     window: (Number, Number),
     low: Vec<(Number, Number)>,
     memory: Vec<(Number, Number, u32)>,
+    free_fill: Option<u8>,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -68,6 +70,7 @@ impl IdentitySpec {
             window: range(self.window)?,
             low,
             memory,
+            free_fill: self.free_fill,
         })
     }
 }
@@ -102,7 +105,7 @@ fuzz_target!(|input: Input<'_>| {
             let _ = examine(file);
         }
         Input::Sealed { header, rest } => {
-            let mut file = b"KJUMPIMG\x01\0\0\0".to_vec();
+            let mut file = b"KJUMPIMG\x02\0\0\0".to_vec();
             file.extend_from_slice(&header[..header.len().min(60_000)]);
             file.resize(HEADER_SIZE as usize - 4, 0);
             file.extend_from_slice(&crc32fast::hash(&file).to_le_bytes());
@@ -133,13 +136,25 @@ fuzz_target!(|input: Input<'_>| {
             let written = match &stage {
                 StageSpec::Prepared => prepare(&identity, &mut file),
                 StageSpec::Failed(reason, _) => record_failure(&identity, reason, &mut file),
-                StageSpec::Saved { jump_back, core } => image::write(
-                    &identity,
-                    PhysAddr::new(*jump_back),
-                    &core.build().bytes,
-                    &mut file,
-                    &mut |_| {},
-                ),
+                StageSpec::Saved { jump_back, core } => {
+                    let Ok(memory) = Core::open(core.build().bytes) else {
+                        return;
+                    };
+                    let stored: u64 = memory.loads().iter().map(|load| load.file_size).sum();
+                    if stored > 1 << 20 {
+                        return;
+                    }
+                    let notes = memory.encode_notes();
+                    let core =
+                        CoreWriter::new(&memory, memory.contents(), &notes, |addr| addr.get());
+                    let back = PhysAddr::new(*jump_back);
+                    let written =
+                        image::write(&identity, back, &core, &memory, &mut file, &mut |_| {});
+                    let again = Image::open(file.as_slice()).expect("it was just written");
+                    let again = again.core().expect("it was just written");
+                    assert_eq!(again.contents(), memory.contents());
+                    written
+                }
             };
             if written.is_err() {
                 return;

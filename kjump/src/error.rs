@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use kexec_image::PlanError;
 use krestore_core::RestoreError;
-use vmcore::MemoryError;
-use vmcore::elf::CoreError;
+use vmcore::elf::{CoreError, CoreWriteError};
+use vmcore::{MemoryError, PagesError};
 use vmcore::image::{ImageError, ImageId, Paging};
 use vmcore::{IoMemError, PhysRange};
 
@@ -53,6 +53,21 @@ pub enum Error {
     /// The saved memory does not have what is needed of it.
     #[error("the saved memory cannot be used")]
     Memory(#[from] MemoryError),
+    /// What the pages of the sleeping machine are for cannot be found out.
+    #[error("the pages of the sleeping machine cannot be looked through")]
+    Pages(#[from] PagesError),
+    /// Where the window of the machine went is not known.
+    #[error("the memory is not known as the machine saw it: {0}")]
+    Swap(String),
+    /// A core could not be written.
+    #[error("cannot write {}", path.display())]
+    WriteCore {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: CoreWriteError,
+    },
     /// Memory could not be restored.
     #[error("the memory cannot be restored")]
     Restore(#[from] RestoreError),
@@ -170,6 +185,14 @@ impl Error {
     /// For `map_err`: an image in `path` that cannot be used.
     pub(crate) fn image(path: &std::path::Path) -> impl Fn(ImageError) -> Self {
         move |source| Self::Image {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// For `map_err`: a core that cannot be written to `path`.
+    pub(crate) fn write_core(path: &std::path::Path) -> impl Fn(CoreWriteError) -> Self {
+        move |source| Self::WriteCore {
             path: path.to_owned(),
             source,
         }

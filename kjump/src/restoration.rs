@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use kexec_image::saved_memory;
 use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
-use vmcore::image::Image;
+use vmcore::image::{Identity, Image};
 use vmcore::{MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap};
 
 use crate::{DeviceReader, Error, jump, machine};
@@ -72,7 +72,11 @@ impl Restoration {
     pub fn check(&self, memory: &dyn Target) -> Result<Summary, Error> {
         let core = self.image.core().map_err(Error::image(&self.path))?;
         let machine = saved_memory(self.image.identity());
-        Ok(krestore_core::check(&core, plan(&machine), memory)?)
+        Ok(krestore_core::check(
+            &core,
+            plan(self.image.identity(), &machine),
+            memory,
+        )?)
     }
 
     /// Writes all memory of the image to `memory`, after [`check`](Self::check)ing it.
@@ -88,7 +92,12 @@ impl Restoration {
     ) -> Result<Restored, Error> {
         let core = self.image.core().map_err(Error::image(&self.path))?;
         let machine = saved_memory(self.image.identity());
-        let summary = krestore_core::restore(&core, plan(&machine), memory.as_mut(), progress)?;
+        let summary = krestore_core::restore(
+            &core,
+            plan(self.image.identity(), &machine),
+            memory.as_mut(),
+            progress,
+        )?;
         Ok(Restored {
             path: self.path,
             image: self.image,
@@ -98,11 +107,11 @@ impl Restoration {
     }
 }
 
-/// How the memory of `machine` is restored.
-fn plan(machine: &RangeMap<()>) -> Plan<'_> {
+/// How the memory that `machine` is is restored.
+fn plan<'a>(identity: &Identity, machine: &'a RangeMap<()>) -> Plan<'a> {
     Plan {
         machine,
-        fill: None,
+        fill: identity.free_fill,
     }
 }
 

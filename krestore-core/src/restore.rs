@@ -1,6 +1,6 @@
 //! Restoring memory.
 
-use vmcore::{Memory, PageClass, PhysRange, Progress, RangeMap};
+use vmcore::{Memory, PageClass, Progress, RangeMap};
 
 use crate::{RestoreError, Target};
 
@@ -132,8 +132,8 @@ mod tests {
     use std::path::Path;
 
     use proptest::prelude::*;
-    use vmcore::IoMem;
     use vmcore::elf::{Core, CoreHeaders, Load};
+    use vmcore::{IoMem, PhysRange};
 
     use super::*;
     use crate::{DevMem, FileTarget, Guard};

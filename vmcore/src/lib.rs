@@ -6,9 +6,11 @@
 //! * [`Memory`]: memory that was saved, whatever file it lies in.
 //! * [`elf`]: ELF64 cores as the kernel writes them to `/proc/vmcore`, read from any [`ReadAt`] source
 //!   and written as headers; their notes and [`VmcoreInfo`].
+//! * [`kdump`]: dumps as makedumpfile writes them, kdump-compressed and flattened.
 //! * [`AddressSpace`], [`PageMap`] and [`Classifier`]: what a kernel whose memory was saved says of that
 //!   memory; above all, which pages were free.
-//! * [`kdump`]: dumps as makedumpfile writes them, kdump-compressed and flattened.
+//! * [`Swap`] and [`View`]: what changed places when a machine jumped, and its memory with that undone.
+//! * [`Saved`] and [`SavedFile`]: all of this for a machine, whatever file it was saved to.
 //! * [`image`]: the hibernation image, a core between a header that tells what machine it is and a
 //!   record that makes it valid.
 //!
@@ -25,6 +27,7 @@
 mod address;
 mod classify;
 pub mod elf;
+mod file;
 pub mod image;
 mod iomem;
 pub mod kdump;
@@ -34,6 +37,7 @@ mod memory_kind;
 mod pages;
 mod progress;
 mod range_map;
+mod saved;
 mod source;
 mod swap;
 mod translate;
@@ -41,6 +45,7 @@ mod vmcoreinfo;
 
 pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
 pub use classify::{Classifier, Counts, classify, for_each_run};
+pub use file::{FileError, Format, SavedFile};
 pub use iomem::{IoMem, IoMemEntry, IoMemError};
 pub use mapped::MappedFile;
 pub use memory::{Memory, MemoryError, PageClass};
@@ -48,6 +53,7 @@ pub use memory_kind::MemoryKind;
 pub use pages::{PageMap, PageUse, PagesError};
 pub use progress::Progress;
 pub use range_map::{Overlap, RangeMap};
+pub use saved::{Classes, Saved};
 pub use source::{Part, ReadAt, ReadFile};
 pub use swap::{Swap, SwapError, View};
 pub use translate::{AddressSpace, Mapping, TranslateError};

@@ -7,9 +7,13 @@
 mod counting;
 
 use proptest::prelude::*;
-use vmcore::elf::{Core, CoreHeaders, Load, Notes, direct_map_base, encode_note};
+use vmcore::elf::{Core, CoreHeaders, CoreWriter, Load, Notes, direct_map_base, encode_note};
 use vmcore::image::{self, Header, Identity, Image, ImageId, Paging};
-use vmcore::{IoMem, Memory, MemoryKind, PhysAddr, PhysRange, RangeMap, VmcoreInfo};
+use vmcore::kdump::{Dump, Flattened};
+use vmcore::{
+    IoMem, Memory, MemoryKind, PAGE_SIZE, PageMap, PhysAddr, PhysRange, RangeMap, ReadAt, Swap,
+    VmcoreInfo,
+};
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;
@@ -182,16 +186,20 @@ fn identity() -> Identity {
         window: range(0x400_0000, 0xa00_0000),
         low: RangeMap::new(),
         memory,
+        free_fill: None,
     }
 }
 
 /// The header of an image of which a number of 64 bits at `at` is `value`, with a right checksum.
 fn header_with(at: usize, value: u64) -> Vec<u8> {
+    let memory = Core::open(CoreHeaders::new().encode()).unwrap();
+    let core = CoreWriter::new(&memory, memory.contents(), &[], |_| 0);
     let mut file = Vec::new();
     image::write(
         &identity(),
         PhysAddr::new(0),
-        &CoreHeaders::new().encode(),
+        &core,
+        &memory,
         &mut file,
         &mut |_| {},
     )
@@ -201,6 +209,133 @@ fn header_with(at: usize, value: u64) -> Vec<u8> {
     let checksum = crc32fast::hash(&file[..body]);
     file[body..body + 4].copy_from_slice(&checksum.to_le_bytes());
     file
+}
+
+/// A flattened file with these records.
+fn flattened(records: &[(u64, &[u8])]) -> Vec<u8> {
+    let mut file = b"makedumpfile\0\0\0\0".to_vec();
+    for word in [1_u64, 1] {
+        file.extend(word.to_be_bytes());
+    }
+    file.resize(4096, 0);
+    for (at, bytes) in records {
+        file.extend(at.to_be_bytes());
+        file.extend((bytes.len() as u64).to_be_bytes());
+        file.extend_from_slice(bytes);
+    }
+    file.extend([0xff; 16]);
+    file
+}
+
+#[test]
+fn a_flattened_file_of_a_few_bytes_far_away() {
+    for far in [1 << 22, 1 << 29, 1 << 40, i64::MAX as u64 - 1] {
+        let file = flattened(&[(far, b"x")]);
+        assert!(bounded(file.len(), 16, || Flattened::open(file.as_slice())).is_err());
+    }
+    // Small pieces one on the other are many parts.
+    let records: Vec<(u64, &[u8])> = (0..1000).map(|at| (at, &b"123456789"[..])).collect();
+    let file = flattened(&records);
+    let opened = bounded(file.len(), 16, || Flattened::open(file.as_slice())).unwrap();
+    assert_eq!(opened.size(), 1008);
+}
+
+#[test]
+fn a_core_in_a_flattened_file_that_has_no_room_for_it() {
+    let core = extended(u32::MAX, 0);
+    let half = extended((900 << 20) / 56, 0);
+    for core in [core, half] {
+        let file = flattened(&[(0, &core), (1 << 20, b"end")]);
+        let opened = Flattened::open(file.as_slice()).unwrap();
+        let size = opened.size() as usize;
+        assert!(bounded(size, 8, || Core::open(opened)).is_err());
+        let file = flattened(&[(0, &core), (1 << 30, b"end")]);
+        assert!(Flattened::open(file.as_slice()).is_err());
+    }
+}
+
+/// The windows and decoders of a dump have sizes of their own.
+const DUMP: usize = 12 << 20;
+
+#[test]
+fn a_dump_of_more_pages_than_fit_into_the_file() {
+    let page = PAGE_SIZE as usize;
+    for (field, size) in [(436, 4), (432, 4), (440, 4), (page + 96, 8), (page + 56, 8)] {
+        for value in [u64::MAX, u64::MAX >> 1, 1 << 31, 1 << 24, 4096] {
+            let mut file = vec![0; 4 * page];
+            file[..8].copy_from_slice(b"KDUMP   ");
+            for (at, number) in [(8, 6_u32), (428, 4096), (432, 1), (436, 2)] {
+                file[at..at + 4].copy_from_slice(&number.to_le_bytes());
+            }
+            file[page + 96] = 10;
+            file[page + 48] = 8;
+            assert!(Dump::open(file.as_slice()).is_ok());
+            file[field..field + size].copy_from_slice(&value.to_le_bytes()[..size]);
+            let (opened, peak) = counting::peak(|| Dump::open(file.as_slice()).is_ok());
+            assert!(peak < DUMP, "{peak} bytes for {field} {value:#x}");
+            // Notes of as many bytes are there, and so are the pages of one block of the bitmap.
+            assert!(!opened || value == 4096 || field == 440);
+        }
+    }
+}
+
+/// A core of all memory below 1 MiB, whose words are `word(page, index)`.
+fn machine(word: impl Fn(u64, u64) -> u64) -> Core<Vec<u8>> {
+    let mut headers = CoreHeaders::new();
+    headers.load(Load {
+        memory: range(0, 1 << 20),
+        offset: PAGE_SIZE,
+        file_size: 1 << 20,
+        virt: 0,
+    });
+    let mut file = headers.encode();
+    file.resize(PAGE_SIZE as usize, 0);
+    for page in 0..256 {
+        for index in 0..512 {
+            file.extend(word(page, index).to_le_bytes());
+        }
+    }
+    Core::open(file).unwrap()
+}
+
+/// A list whose last word leads to its first page again would go on for as long as the window has
+/// pages.
+#[test]
+fn a_swap_list_without_end() {
+    for with_pairs in [true, false] {
+        let core = machine(|page, index| match (page, index) {
+            (1, 0) => 0x2000 | 2,
+            (2, 0) => 0x10_0000 | 1,
+            (2, 511) => 0x2000 | 2,
+            (2, _) if with_pairs => index << 12 | 8,
+            (2, _) => 0x10_0000 | 1,
+            _ => 0,
+        });
+        let window = range(0x10_0000, 1 << 62);
+        let found = bounded(1 << 20, 8, || {
+            Swap::find(&core, PhysAddr::new(0x1000), window, &RangeMap::new())
+        });
+        assert!(found.is_err());
+    }
+}
+
+/// Numbers that overflow, or make every look at a page a long one.
+#[test]
+fn a_map_of_pages_with_blocks_of_any_size() {
+    let core = machine(|_, _| 0);
+    for orders in [0, 15, 29, 64, u64::MAX - 10, u64::MAX] {
+        let text = format!(
+            "SYMBOL(mem_section)=ffffffff80000000\nLENGTH(mem_section)=4096\nSIZE(mem_section)=16\n\
+             OFFSET(mem_section.section_mem_map)=0\nNUMBER(SECTION_SIZE_BITS)=40\n\
+             NUMBER(MAX_PHYSMEM_BITS)=52\nSIZE(page)=64\nLENGTH(zone.free_area)={orders}\n"
+        );
+        let info = VmcoreInfo::parse(text.as_bytes());
+        let error = PageMap::open(&core, &info).unwrap_err();
+        assert!(
+            error.to_string().contains("LENGTH(zone.free_area)"),
+            "{error}"
+        );
+    }
 }
 
 proptest! {
@@ -230,7 +365,7 @@ proptest! {
         let file = [headers.encode(), note].concat();
         bounded(file.len(), 8, || {
             let core = Core::open(file.as_slice()).unwrap();
-            let _ = Identity::from_core(&core);
+            let _ = Identity::from_notes(&core.encode_notes());
         });
     }
 

@@ -58,8 +58,10 @@ pub struct Header {
     /// The bits of `makedumpfile -d`, which say what was left out: pages of zeros (1), the page cache
     /// without (2) and with (4) private pages, pages of processes (8), free pages (16).
     pub dump_level: u32,
-    /// The physical address that the kernel's image begins at, less the one it was linked for.
-    pub phys_base: u64,
+    /// How far above the address that it was linked for the kernel's image lies in physical memory, in
+    /// bytes: `phys_base` of the kernel, which is below 0 where virtual addresses were randomised
+    /// further.
+    pub phys_base: i64,
     /// The page frame behind the last one that the dump knows of.
     pub max_pfn: u64,
 }
@@ -77,8 +79,8 @@ pub(super) struct Layout {
     pub(super) notes: (u64, u64),
 }
 
-/// `KDUMP_SIGNATURE`
-const SIGNATURE: &[u8; 8] = b"KDUMP   ";
+/// The first bytes of every dump (`KDUMP_SIGNATURE`).
+pub const SIGNATURE: &[u8; 8] = b"KDUMP   ";
 /// Size of `struct disk_dump_header` on 64-bit machines.
 const MAIN_HEADER: u64 = 464;
 /// Size of `struct kdump_sub_header` of version 6; older ones are shorter, but have a block too.
@@ -129,7 +131,7 @@ pub(super) fn read_headers(source: &impl ReadAt) -> Result<(Header, Layout), Dum
         codec: Codec::of_flags(status).ok_or(malformed("the status of the dump", status))?,
         incomplete: status & INCOMPLETE != 0,
         dump_level: LE::read_u32(&sub[8..]),
-        phys_base: LE::read_u64(&sub),
+        phys_base: LE::read_i64(&sub),
         max_pfn: if version >= 6 {
             LE::read_u64(&sub[96..])
         } else {

@@ -28,7 +28,7 @@ mod window;
 
 pub use dump::Dump;
 pub use flattened::{Flattened, is_flattened};
-pub use header::{Codec, Header};
+pub use header::{Codec, Header, SIGNATURE};
 
 use crate::ReadAt;
 
