@@ -6,6 +6,8 @@
 //! and in its low bits what it is: where pages go from here on, the next page of the list, a page that
 //! goes there, the end.
 
+use std::collections::HashSet;
+
 use crate::{Memory, MemoryError, PAGE_SIZE, PageClass, PhysAddr, PhysRange, RangeMap};
 
 /// How far away the bytes of an address lie, modulo 2^64.
@@ -87,10 +89,12 @@ impl Swap {
 
     /// Follows the list that begins with the word `head`; `None` if it is not one that swaps `given`.
     fn follow(memory: &(impl Memory + ?Sized), head: u64, given: &RangeMap<()>) -> Option<Self> {
-        let pages = given.bytes() / PAGE_SIZE;
-        // A page of the list has at least one pair, but for the last.
-        let mut pages_of_list = pages + 2;
         let mut pairs: Vec<(PhysAddr, PhysAddr)> = Vec::new();
+        // No page is taken twice. So there are no more pairs than the memory has different words, however
+        // large the window is said to be and wherever the list leads.
+        let mut taken = HashSet::new();
+        // Each page of the list has at least one pair, but for the last; the head has none.
+        let mut pairs_before = None;
         let mut destination = None;
         let mut words = vec![head].into_iter();
         loop {
@@ -99,12 +103,15 @@ impl Swap {
             match word & FLAGS {
                 DESTINATION => destination = Some(at),
                 INDIRECTION => {
-                    pages_of_list = pages_of_list.checked_sub(1)?;
+                    if pairs_before == Some(pairs.len()) {
+                        return None;
+                    }
+                    pairs_before = Some(pairs.len());
                     words = read_words(memory, at).ok()?.into_iter();
                 }
                 SOURCE => {
                     let to = destination?;
-                    if given.get(to).is_none() || pairs.len() as u64 >= pages {
+                    if given.get(to).is_none() || !taken.insert(at) {
                         return None;
                     }
                     pairs.push((to, at));
@@ -115,7 +122,7 @@ impl Swap {
             }
         }
         let swap = Self::from_pairs(pairs, given)?;
-        (swap.away.bytes() == given.bytes()).then_some(swap)
+        (swap.away.filter_map(|_| Some(())) == *given).then_some(swap)
     }
 
     /// The swap of these pairs of pages, of which the first is in `given` and the second is not, or is
@@ -243,8 +250,9 @@ impl<M: Memory> View<M> {
     fn locate(&self, range: PhysRange) -> Result<(PhysRange, PhysRange), MemoryError> {
         let addr = range.start();
         let absent = MemoryError::Absent { addr };
-        let Some((here, _)) = self.contents.get(addr) else {
-            return Err(absent);
+        let here = match self.contents.get(addr) {
+            Some((here, PageClass::Data | PageClass::Zero)) => here,
+            Some((_, PageClass::Free)) | None => return Err(absent),
         };
         let (end, shift) = match self.shifts.overlapping(range).next() {
             Some((entry, shift)) if entry.contains(addr) => (entry.end(), *shift),

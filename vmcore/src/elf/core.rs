@@ -60,7 +60,8 @@ impl<S: ReadAt> Core<S> {
                 PT_LOAD if program.p_memsz > 0 => loads.push(check_load(&program, size)?),
                 PT_NOTE => {
                     let so_far = notes.len() as u64;
-                    if program.p_filesz > MAX_NOTES - so_far {
+                    // Segments of notes may lie on one another, but not so as to become more than the file.
+                    if program.p_filesz > MAX_NOTES.min(size).saturating_sub(so_far) {
                         return Err(CoreError::Malformed {
                             what: "the size of the core's notes",
                             value: program.p_filesz,

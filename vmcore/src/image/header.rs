@@ -58,7 +58,7 @@ impl Header {
             }
             Stage::Failed(reason) => {
                 block.u32(2);
-                block.blob(reason.as_bytes());
+                block.string(reason);
             }
         }
         seal(block, HEADER_SIZE).ok_or(ImageError::Malformed {

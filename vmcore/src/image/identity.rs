@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::HEADER_SIZE;
 use super::wire::{Reader, Writer};
 use crate::elf::{Notes, encode_note};
 use crate::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
@@ -109,6 +110,10 @@ impl Identity {
     pub fn from_notes(notes: &[u8]) -> Option<Self> {
         let note = Notes::new(notes)
             .find(|note| note.name == Self::NOTE_NAME.as_bytes() && note.kind == Self::NOTE_KIND)?;
+        // One that no header has room for is of no use, and its maps could take minutes to put in order.
+        if note.desc.len() as u64 > HEADER_SIZE {
+            return None;
+        }
         Self::decode(&mut Reader::new(note.desc))
     }
 
@@ -160,7 +165,7 @@ impl Identity {
 
     pub(super) fn encode(&self, to: &mut Writer) {
         to.raw(&self.id.0);
-        to.blob(self.release.as_bytes());
+        to.string(&self.release);
         to.blob(&self.build_id);
         to.u32(self.paging.levels());
         to.range(self.window);

@@ -117,6 +117,28 @@ fn a_target_is_only_valid_when_committed() {
 }
 
 #[test]
+fn a_long_reason_is_cut_between_characters() {
+    // At an odd place in every character but the first, whatever a blob's greatest length is.
+    let reason = format!("x{}", "é".repeat(5000));
+    let mut failed = Vec::new();
+    record_failure(&identity(), &reason, &mut failed).unwrap();
+    match Header::read(&failed).unwrap().stage {
+        Stage::Failed(read) => assert!(reason.starts_with(&read) && read.len() > 4000),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_identity_that_no_header_holds_is_none() {
+    let mut long = identity();
+    for page in 0..5000 {
+        let range = range((1 << 40) + page * 8192, (1 << 40) + page * 8192 + 4096);
+        long.memory.insert(range, MemoryKind::Ram).unwrap();
+    }
+    assert_eq!(Identity::from_notes(&long.to_note()), None);
+}
+
+#[test]
 fn an_image_is_resumed_once() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&image()).unwrap();

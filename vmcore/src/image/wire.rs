@@ -23,6 +23,15 @@ impl Writer {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// A text as a [`blob`](Self::blob), cut between two characters if it is too long.
+    pub(super) fn string(&mut self, text: &str) {
+        let mut cut = text.len().min(Reader::MAX_BLOB as usize);
+        while !text.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        self.blob(&text.as_bytes()[..cut]);
+    }
+
     /// A length of 32 bits and so many bytes. What is longer than [`Reader::MAX_BLOB`] is cut.
     pub(super) fn blob(&mut self, bytes: &[u8]) {
         let bytes = &bytes[..bytes.len().min(Reader::MAX_BLOB as usize)];

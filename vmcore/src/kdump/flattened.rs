@@ -84,8 +84,8 @@ impl<S: ReadAt> Flattened<S> {
         }
         let end = pieces.iter().map(|piece| piece.end).max().unwrap_or(0);
         // makedumpfile leaves hardly a gap. A few bytes that speak of a huge file would keep those busy
-        // who read all of it.
-        if end > size.saturating_mul(16).saturating_add(1 << 30) {
+        // who read all of it, and let them believe that the file has room for all that its headers claim.
+        if end > size.saturating_mul(16).saturating_add(1 << 20) {
             return Err(DumpError::Malformed {
                 what: "the size of the file that the flattened one holds",
                 value: end,

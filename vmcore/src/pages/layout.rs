@@ -10,6 +10,9 @@ const USABLE: u64 = 0b111;
 /// All flags, of which there are 5 or 6, are in these bits. The pointer that shares the word with them has
 /// none there: a section's map begins at a page, and is a whole number of pages long.
 const SECTION_FLAGS: u64 = PAGE_SIZE - 1;
+/// The most sizes of free blocks. x86_64 has 11 of them (`MAX_PAGE_ORDER` in `include/linux/mmzone.h`); by
+/// far larger ones would make it slow to look for where a block begins.
+const MAX_ORDERS: u64 = 14;
 /// `FOLIO_MAPPING_ANON`, once `PAGE_MAPPING_ANON` (`include/linux/page-flags.h`).
 const MAPPING_ANON: u64 = 1;
 /// What tells a part of a large page from its first page, in `compound_head` (in newer kernels,
@@ -103,7 +106,8 @@ impl Layout {
         }
         let orders = info.length("zone.free_area")?;
         // As the kernel itself demands: a block lies in one section.
-        if orders == 0 || orders - 1 + u64::from(PAGE_SIZE.ilog2()) > u64::from(section_shift) {
+        let fits = u64::from(section_shift - PAGE_SIZE.ilog2()) + 1;
+        if !(1..=fits.min(MAX_ORDERS)).contains(&orders) {
             return Err(bad("LENGTH(zone.free_area)", orders));
         }
         let field = |name: &str, key, size: u64| -> Result<usize, PagesError> {

@@ -170,3 +170,38 @@ fn a_page_may_stay_where_it_is() {
     let jumped = jumped(sources, 100);
     assert!(find(&core(&jumped)).is_ok());
 }
+
+#[test]
+fn a_window_that_begins_within_a_page_is_not_swapped_by_whole_pages() {
+    let core = core(&jumped((20..32).collect(), 100));
+    let start = GIVEN.start * PAGE_SIZE;
+    let jump = page(JUMP);
+    let window = range(GIVEN.start, GIVEN.end);
+    assert!(Swap::find(&core, jump, window, &RangeMap::new()).is_ok());
+    let window = PhysRange::new(start - 8, GIVEN.end * PAGE_SIZE - 8).unwrap();
+    assert!(Swap::find(&core, jump, window, &RangeMap::new()).is_err());
+}
+
+#[test]
+fn free_memory_is_missed_where_it_was_asked_for() {
+    struct Holes(RangeMap<PageClass>);
+    impl Memory for Holes {
+        fn contents(&self) -> &RangeMap<PageClass> {
+            &self.0
+        }
+
+        fn read(&self, addr: PhysAddr, _: &mut [u8]) -> Result<(), MemoryError> {
+            Err(MemoryError::Absent { addr })
+        }
+    }
+    let swap = find(&core(&jumped((20..32).collect(), 100))).unwrap();
+    let mut holes = RangeMap::new();
+    holes.replace(range(0, PAGES), PageClass::Free);
+    let seen = View::seen(Holes(holes), &swap);
+    let asked = page(GIVEN.start + 1);
+    let read = seen.read(asked, &mut [0; 8]);
+    assert!(
+        matches!(read, Err(MemoryError::Absent { addr }) if addr == asked),
+        "{read:?}"
+    );
+}
