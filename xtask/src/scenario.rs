@@ -78,6 +78,11 @@ pub(crate) fn all() -> Vec<Scenario> {
             )
         },
         scenario("bounce", "A → B → A", Course::Bounce),
+        scenario(
+            "image",
+            "A → B, power off; with --keep, an image to look at",
+            Course::Save,
+        ),
         scenario("loop", "A → B, power off, C → D → A", Course::Loop),
         scenario(
             "loop-big",
