@@ -6,9 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use kjump::memory::elf::{CoreHeaders, Load};
+use kjump::memory::elf::{Core, CoreHeaders, CoreWriter, Load};
 use kjump::memory::image::{self, Identity, ImageId, Paging};
-use kjump::memory::{MemoryKind, RangeMap};
+use kjump::memory::{Memory as _, MemoryKind, RangeMap};
 use kjump::{PhysAddr, PhysRange};
 
 fn kjump(arguments: &[&str]) -> Output {
@@ -53,6 +53,7 @@ fn sample_image() -> Vec<u8> {
         window: range(0x10_1000, 0x20_0000),
         low,
         memory,
+        free_fill: None,
     };
     let mut headers = CoreHeaders::new();
     headers.load(Load {
@@ -64,11 +65,14 @@ fn sample_image() -> Vec<u8> {
     let mut core = headers.encode();
     core.resize(4096, 0);
     core.resize(8192, 0x5a);
+    let memory = Core::open(core).unwrap();
+    let core = CoreWriter::new(&memory, memory.contents(), &[], |_| 0);
     let mut bytes = Vec::new();
     image::write(
         &identity,
         PhysAddr::new(0x10_00f2),
         &core,
+        &memory,
         &mut bytes,
         &mut |_| {},
     )

@@ -64,6 +64,7 @@ impl Machine {
             window,
             low,
             memory: self.iomem.memory(),
+            free_fill: self.free_fill,
         })
     }
 }

@@ -20,6 +20,8 @@ pub struct Machine {
     /// The virtual address at which the running kernel maps physical address 0, if that is known. It is
     /// random with `CONFIG_RANDOMIZE_MEMORY`.
     pub direct_map: Option<u64>,
+    /// What the running kernel counts on finding in each byte of its free pages, if it looks.
+    pub free_fill: Option<u8>,
     /// Where the running kernel keeps its VMCOREINFO note.
     pub vmcoreinfo: Option<PhysRange>,
 }

@@ -1,10 +1,11 @@
 //! The facts of the running machine, read from where the kernel shows them.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use kexec_image::Machine;
+use flate2::read::GzDecoder;
+use kexec_image::{CommandLine, Machine};
 use kexec_sys::KernelState;
 use vmcore::elf::{Notes, direct_map_base};
 use vmcore::image::Paging;
@@ -37,6 +38,10 @@ pub fn read_at(root: &Path) -> Result<Machine, Error> {
         paging: paging(&read_text(root, "proc/cpuinfo")?),
         rsdp: rsdp(root),
         direct_map: direct_map(root),
+        free_fill: free_fill(
+            &read_text(root, "proc/cmdline")?,
+            kernel_config(root).as_deref(),
+        ),
         vmcoreinfo: vmcoreinfo(root),
     })
 }
@@ -128,6 +133,56 @@ fn direct_map(root: &Path) -> Option<u64> {
     direct_map_base(&kcore).ok()?
 }
 
+/// The configuration of the running kernel, where it or its distribution shows it.
+fn kernel_config(root: &Path) -> Option<String> {
+    let text = |source: &mut dyn Read| {
+        let mut text = String::new();
+        source.take(MAX_TEXT).read_to_string(&mut text).ok()?;
+        Some(text)
+    };
+    if let Ok(file) = File::open(root.join("proc/config.gz")) {
+        return text(&mut GzDecoder::new(file));
+    }
+    let release = read_text(root, "proc/sys/kernel/osrelease").ok()?;
+    let path = root.join(format!("boot/config-{}", release.trim()));
+    text(&mut File::open(path).ok()?)
+}
+
+/// What the kernel counts on finding in each byte of its free pages.
+///
+/// With `page_poison=1` it fills them with 0xaa and looks whether that is still there
+/// (`mm/page_poison.c`, `PAGE_POISON` in `include/linux/poison.h`). With `init_on_free=1` it fills them
+/// with zeros and hands them out as such; poisoning comes first (`mem_debugging_and_hardening_init` in
+/// `mm/mm_init.c`). Of a parameter that comes twice, the last counts. Where the configuration is not
+/// known it may be one that makes `init_on_free` the default, and zeros are never wrong.
+fn free_fill(command_line: &str, config: Option<&str>) -> Option<u8> {
+    const POISON: u8 = 0xaa;
+    let given = |name: &str| {
+        CommandLine::parameters(command_line)
+            .filter_map(|parameter| parameter.split_once('='))
+            .filter(|(key, _)| *key == name)
+            .filter_map(|(_, value)| is_on(value))
+            .last()
+    };
+    let configured = |line: &str| config.is_none_or(|config| config.lines().any(|l| l == line));
+    if given("page_poison").unwrap_or(false) && configured("CONFIG_PAGE_POISONING=y") {
+        return Some(POISON);
+    }
+    given("init_on_free")
+        .unwrap_or_else(|| configured("CONFIG_INIT_ON_FREE_DEFAULT_ON=y"))
+        .then_some(0)
+}
+
+/// A switch as the kernel reads it (`kstrtobool` in `lib/kstrtox.c`).
+fn is_on(value: &str) -> Option<bool> {
+    let mut letters = value.chars().map(|letter| letter.to_ascii_lowercase());
+    match (letters.next()?, letters.next()) {
+        ('y' | 't' | '1', _) | ('o', Some('n')) => Some(true),
+        ('n' | 'f' | '0', _) | ('o', Some('f')) => Some(false),
+        _ => None,
+    }
+}
+
 /// Where the kernel keeps its VMCOREINFO note, if it does.
 fn vmcoreinfo(root: &Path) -> Option<PhysRange> {
     let note = KernelState::at(root.join("sys/kernel")).vmcoreinfo().ok()?;
@@ -157,6 +212,7 @@ mod tests {
             fs::write(path, content).unwrap();
         };
         write("proc/sys/kernel/osrelease", b"6.12.1-x\n");
+        write("proc/cmdline", b"quiet init_on_free=1\n");
         write("proc/iomem", b"00100000-3fffffff : System RAM\n");
         write("proc/cpuinfo", b"processor : 0\nflags\t\t: fpu la57 lm\n");
         write("sys/kernel/vmcoreinfo", b"3f001000 1024\n");
@@ -178,9 +234,45 @@ mod tests {
         assert_eq!(machine.release, "6.12.1-x");
         assert_eq!(machine.build_id, [0xab; 20]);
         assert_eq!(machine.paging, Paging::FiveLevel);
+        assert_eq!(machine.free_fill, Some(0));
         assert_eq!(machine.rsdp, Some(PhysAddr::new(0x3f77_e014)));
         assert_eq!(machine.direct_map, Some(0xffff_8880_0000_0000));
         assert_eq!(machine.vmcoreinfo, PhysRange::new(0x3f00_1000, 0x3f00_2024));
+    }
+
+    #[test]
+    fn what_free_pages_hold_follows_from_parameters_and_configuration() {
+        let poisoning =
+            Some("CONFIG_PAGE_POISONING=y\n# CONFIG_INIT_ON_FREE_DEFAULT_ON is not set\n");
+        let default_on = Some("CONFIG_INIT_ON_FREE_DEFAULT_ON=y");
+        for (line, config, fill) in [
+            ("quiet", poisoning, None),
+            ("quiet", default_on, Some(0)),
+            ("quiet", None, Some(0)),
+            ("init_on_free=1", poisoning, Some(0)),
+            ("init_on_free=on init_on_free=off", default_on, None),
+            ("init_on_free=0", None, None),
+            ("page_poison=1", poisoning, Some(0xaa)),
+            ("page_poison=on init_on_free=1", poisoning, Some(0xaa)),
+            ("page_poison=1 init_on_free=1", default_on, Some(0)),
+            ("page_poison=1", None, Some(0xaa)),
+            ("page_poison=what", poisoning, None),
+        ] {
+            assert_eq!(free_fill(line, config), fill, "{line} {config:?}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_found() {
+        let root = root();
+        assert_eq!(kernel_config(root.path()), None);
+        let boot = root.path().join("boot");
+        fs::create_dir_all(&boot).unwrap();
+        fs::write(boot.join("config-6.12.1-x"), "CONFIG_A=y\n").unwrap();
+        assert_eq!(kernel_config(root.path()).as_deref(), Some("CONFIG_A=y\n"));
+        let packed = kexec_image::initramfs::gzip(b"CONFIG_B=y\n");
+        fs::write(root.path().join("proc/config.gz"), packed).unwrap();
+        assert_eq!(kernel_config(root.path()).as_deref(), Some("CONFIG_B=y\n"));
     }
 
     #[test]

@@ -7,11 +7,12 @@
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
+use std::thread;
 
 use kexec_image::CommandLine;
-use vmcore::elf::Core;
-use vmcore::image::{self, Identity, Sink};
-use vmcore::{MappedFile, Memory as _, PAGE_SIZE, PhysAddr, Progress, ReadAt as _};
+use vmcore::elf::{Core, CoreWriteError, CoreWriter};
+use vmcore::image::{self, Identity, Jump, Layout, Sink};
+use vmcore::{Classes, MappedFile, Memory as _, PAGE_SIZE, PhysAddr, Progress, Saved, View};
 
 use crate::device::DeviceWriter;
 use crate::{Error, jump, machine, target};
@@ -19,7 +20,7 @@ use crate::{Error, jump, machine, target};
 /// The machine that jumped to this kernel and sleeps: its memory, and the way back into it.
 #[derive(Debug)]
 pub struct Sleeper {
-    core: Core<MappedFile>,
+    machine: Saved<Core<MappedFile>>,
     identity: Identity,
     jump_back: PhysAddr,
 }
@@ -50,12 +51,16 @@ impl Sleeper {
         // SAFETY: what /proc/vmcore shows is memory that this kernel does not use, of one that stands
         // still; it neither changes nor shrinks.
         let mapped = unsafe { MappedFile::new(file) }.map_err(Error::read(path))?;
-        let core = Core::open(mapped)?;
-        let identity = Identity::from_core(&core).ok_or(Error::NoSleeper {
+        let jump = Jump {
+            back: jump_back,
+            layout: Layout::Raw,
+        };
+        let machine = Saved::of_core(Core::open(mapped)?, Some(jump));
+        let identity = machine.identity().cloned().ok_or(Error::NoSleeper {
             what: "the note in /proc/vmcore that tells the window",
         })?;
         Ok(Self {
-            core,
+            machine,
             identity,
             jump_back,
         })
@@ -73,10 +78,14 @@ impl Sleeper {
         self.jump_back
     }
 
-    /// How many bytes the core of its memory has.
-    #[must_use]
-    pub fn core_size(&self) -> u64 {
-        self.core.source().size()
+    /// Finds out what its pages are for, on all CPUs: what is free need not be saved.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pages`] if its memory cannot be read.
+    pub fn classify(&self) -> Result<Classes, Error> {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        Ok(self.machine.classify(threads)?)
     }
 
     /// Saves the machine to the device at `path`, which it must have prepared for that. When this
@@ -86,13 +95,18 @@ impl Sleeper {
     ///
     /// [`Error::WrongTarget`] if the device is not the one, before anything is written;
     /// [`Error::Image`] if it cannot be written.
-    pub fn save(&self, path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+    pub fn save(
+        &self,
+        path: &Path,
+        classes: &Classes,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
         target::check_prepared(path, &self.identity)?;
         let mut device = DeviceWriter::open(path).map_err(Error::open(path))?;
-        self.write(path, &mut device, progress)
+        self.write(path, &mut device, classes, progress)
     }
 
-    /// Saves the machine to `sink`, which `path` is the name of.
+    /// Saves the machine to `sink`, which `path` is the name of, as an image.
     ///
     /// # Errors
     ///
@@ -101,11 +115,47 @@ impl Sleeper {
         &self,
         path: &Path,
         sink: &mut impl Sink,
+        classes: &Classes,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
-        let core = self.core.source();
-        image::write(&self.identity, self.jump_back, core, sink, progress)
-            .map_err(Error::image(path))
+        let (memory, core) = self.core(Layout::Raw, classes)?;
+        image::write(
+            &self.identity,
+            self.jump_back,
+            &core,
+            &memory,
+            sink,
+            progress,
+        )
+        .map_err(Error::image(path))
+    }
+
+    /// Saves the machine to `sink`, which `path` is the name of, as a core of its memory as it saw it:
+    /// for debuggers, which `kjump restore` takes too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WriteCore`] if it cannot be written, [`Error::Swap`] if it is not known how the machine saw its
+    /// memory.
+    pub fn write_core(
+        &self,
+        path: &Path,
+        sink: &mut impl Sink,
+        classes: &Classes,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), Error> {
+        let (memory, core) = self.core(Layout::Seen, classes)?;
+        core.write(&memory, sink, progress)
+            .and_then(|()| sink.sync().map_err(CoreWriteError::Write))
+            .map_err(Error::write_core(path))
+    }
+
+    fn core(
+        &self,
+        layout: Layout,
+        classes: &Classes,
+    ) -> Result<(View<&Core<MappedFile>>, CoreWriter), Error> {
+        self.machine.core(layout, classes).map_err(Error::swap)
     }
 
     /// Leaves word for the machine on the device at `path` why it was not saved.
@@ -136,7 +186,8 @@ impl Sleeper {
     /// [`Error::Core`] if the page to jump to cannot be read, [`Error::Kexec`] if the kernel refused.
     pub fn jump_back(&self) -> Result<Infallible, Error> {
         let mut page = vec![0; PAGE_SIZE as usize];
-        self.core
+        self.machine
+            .memory()
             .read(self.jump_back.align_down(PAGE_SIZE), &mut page)?;
         jump::jump_back(self.jump_back, &page, self.identity.window)
     }

@@ -189,9 +189,9 @@ pub(crate) fn check_prepared(path: &Path, identity: &Identity) -> Result<(), Err
 mod tests {
     use std::io::Write as _;
 
-    use vmcore::elf::CoreHeaders;
+    use vmcore::elf::{Core, CoreHeaders, CoreWriter};
     use vmcore::image::Paging;
-    use vmcore::{PhysAddr, PhysRange, RangeMap};
+    use vmcore::{Memory as _, PhysAddr, PhysRange, RangeMap};
 
     use super::*;
 
@@ -204,6 +204,7 @@ mod tests {
             window: PhysRange::new(0x100_0000, 0x200_0000).unwrap(),
             low: RangeMap::new(),
             memory: RangeMap::new(),
+            free_fill: None,
         }
     }
 
@@ -215,11 +216,13 @@ mod tests {
     }
 
     fn save(file: &mut File) {
-        let core = CoreHeaders::new().encode();
+        let memory = Core::open(CoreHeaders::new().encode()).unwrap();
+        let core = CoreWriter::new(&memory, memory.contents(), &[], |_| 0);
         image::write(
             &identity(1),
             PhysAddr::new(0x5000),
             &core,
+            &memory,
             file,
             &mut |_| {},
         )

@@ -1,6 +1,6 @@
 //! Restoring memory.
 
-use vmcore::{Memory, PageClass, PhysRange, Progress, RangeMap};
+use vmcore::{Memory, PageClass, Progress, RangeMap};
 
 use crate::{RestoreError, Target};
 
@@ -61,25 +61,11 @@ fn steps(
         steps.replace(range, (step, class));
     }
     if let Some(byte) = plan.fill {
-        for gap in gaps(plan.machine, &steps) {
+        for gap in plan.machine.without(&steps).ranges() {
             steps.replace(gap, (Step::Fill(byte), PageClass::Free));
         }
     }
     Ok(steps)
-}
-
-/// The parts of `machine` that `steps` do not reach.
-fn gaps<C: Clone + PartialEq>(machine: &RangeMap<()>, steps: &RangeMap<C>) -> Vec<PhysRange> {
-    let mut gaps = Vec::new();
-    for range in machine.ranges() {
-        let mut at = range.start().get();
-        for (step, _) in steps.overlapping(range) {
-            gaps.extend(PhysRange::new(at, step.start().get()));
-            at = step.end().get();
-        }
-        gaps.extend(PhysRange::new(at, range.end().get()));
-    }
-    gaps
 }
 
 /// Checks that all of `memory` can be restored to `target`, and writes nothing: a dry run.
@@ -146,8 +132,8 @@ mod tests {
     use std::path::Path;
 
     use proptest::prelude::*;
-    use vmcore::IoMem;
     use vmcore::elf::{Core, CoreHeaders, Load};
+    use vmcore::{IoMem, PhysRange};
 
     use super::*;
     use crate::{DevMem, FileTarget, Guard};

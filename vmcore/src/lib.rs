@@ -6,6 +6,11 @@
 //! * [`Memory`]: memory that was saved, whatever file it lies in.
 //! * [`elf`]: ELF64 cores as the kernel writes them to `/proc/vmcore`, read from any [`ReadAt`] source
 //!   and written as headers; their notes and [`VmcoreInfo`].
+//! * [`kdump`]: dumps as makedumpfile writes them, kdump-compressed and flattened.
+//! * [`AddressSpace`], [`PageMap`] and [`Classifier`]: what a kernel whose memory was saved says of that
+//!   memory; above all, which pages were free.
+//! * [`Swap`] and [`View`]: what changed places when a machine jumped, and its memory with that undone.
+//! * [`Saved`] and [`SavedFile`]: all of this for a machine, whatever file it was saved to.
 //! * [`image`]: the hibernation image, a core between a header that tells what machine it is and a
 //!   record that makes it valid.
 //!
@@ -20,23 +25,38 @@
 //! * The only `unsafe` is in the mapping of [`MappedFile`].
 
 mod address;
+mod classify;
 pub mod elf;
+#[cfg(test)]
+mod fake_machine;
+mod file;
 pub mod image;
 mod iomem;
+pub mod kdump;
 mod mapped;
 mod memory;
 mod memory_kind;
+mod pages;
 mod progress;
 mod range_map;
+mod saved;
 mod source;
+mod swap;
+mod translate;
 mod vmcoreinfo;
 
 pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
+pub use classify::{Classifier, Counts, for_each_run};
+pub use file::{FileError, Format, SavedFile};
 pub use iomem::{IoMem, IoMemEntry, IoMemError};
 pub use mapped::MappedFile;
 pub use memory::{Memory, MemoryError, PageClass};
 pub use memory_kind::MemoryKind;
+pub use pages::{PageMap, PageUse, PagesError};
 pub use progress::Progress;
 pub use range_map::{Overlap, RangeMap};
+pub use saved::{Classes, Saved};
 pub use source::{Part, ReadAt, ReadFile};
-pub use vmcoreinfo::VmcoreInfo;
+pub use swap::{Swap, SwapError, View};
+pub use translate::{AddressSpace, Mapping, TranslateError};
+pub use vmcoreinfo::{InfoError, VmcoreInfo};

@@ -74,6 +74,24 @@ impl<M: Memory + ?Sized> Memory for &M {
     }
 }
 
+impl<M: Memory + ?Sized> Memory for Box<M> {
+    fn contents(&self) -> &RangeMap<PageClass> {
+        (**self).contents()
+    }
+
+    fn read(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), MemoryError> {
+        (**self).read(addr, buf)
+    }
+
+    fn for_each_piece(
+        &self,
+        range: PhysRange,
+        each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), MemoryError> {
+        (**self).for_each_piece(range, each)
+    }
+}
+
 /// Why saved memory cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -146,6 +146,42 @@ impl<C: Clone + PartialEq> RangeMap<C> {
         Ok(())
     }
 
+    /// A map of these ranges, in whatever order they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Overlap`] if two of them share an address.
+    pub fn from_unsorted(mut entries: Vec<(PhysRange, C)>) -> Result<Self, Overlap> {
+        entries.sort_unstable_by_key(|(range, _)| *range);
+        let mut map = Self::new();
+        for (range, class) in entries {
+            map.insert(range, class)?;
+        }
+        Ok(map)
+    }
+
+    /// The map without the addresses that `others` has, in one pass over both.
+    #[must_use]
+    pub fn without<D>(&self, others: &RangeMap<D>) -> Self {
+        let mut left = Self::new();
+        let mut others = others.ranges().peekable();
+        for (range, class) in &self.entries {
+            let mut at = range.start().get();
+            while let Some(other) = others.next_if(|other| other.end() <= range.end()) {
+                let gap = PhysRange::new(at, other.start().get());
+                left.entries.extend(gap.map(|gap| (gap, class.clone())));
+                at = at.max(other.end().get());
+            }
+            // What reaches beyond the range is still there for the next one.
+            let end = others.peek().map_or(range.end(), |other| {
+                range.end().min(other.start().max(range.start()))
+            });
+            let rest = PhysRange::new(at, end.get());
+            left.entries.extend(rest.map(|rest| (rest, class.clone())));
+        }
+        left
+    }
+
     /// Takes `range` out of the map; ranges that lie in it partly are cut.
     pub fn remove(&mut self, range: PhysRange) {
         let first = self.first_ending_above(range.start());
@@ -271,6 +307,27 @@ mod tests {
                     map.remove(range);
                 }
             }
+        }
+
+        #[test]
+        fn what_others_have_is_taken_out(steps in steps(), others in steps()) {
+            let map_of = |steps: Vec<(u64, u64, Option<u8>)>| {
+                let mut map = RangeMap::new();
+                for (start, end, class) in steps {
+                    if let (Some(range), Some(class)) = (PhysRange::new(start, end), class) {
+                        map.replace(range, class);
+                    }
+                }
+                map
+            };
+            let (map, others) = (map_of(steps), map_of(others));
+            let mut expected = map.clone();
+            for range in others.ranges() {
+                expected.remove(range);
+            }
+            prop_assert_eq!(map.without(&others), expected.clone());
+            let shuffled = expected.iter().rev().map(|(range, class)| (range, *class)).collect();
+            prop_assert_eq!(RangeMap::from_unsorted(shuffled), Ok(expected));
         }
 
         #[test]

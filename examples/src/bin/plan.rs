@@ -28,6 +28,7 @@ fn main() -> Result<()> {
         paging: Paging::FourLevel,
         rsdp: None,
         direct_map: None,
+        free_fill: None,
         vmcoreinfo: None,
     };
     let prepared = Hibernation {

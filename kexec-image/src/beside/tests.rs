@@ -25,6 +25,7 @@ fn machine() -> Machine {
         paging: Paging::FourLevel,
         rsdp: None,
         direct_map: Some(0xffff_8880_0000_0000),
+        free_fill: None,
         vmcoreinfo: PhysRange::new(0x3f00_0000, 0x3f00_1024),
     }
 }
@@ -230,7 +231,10 @@ fn the_core_headers_speak_of_all_other_memory() {
         let at = CommandLine::value(&cmdline, "elfcorehdr").unwrap();
         let at = u64::from_str_radix(&at[2..], 16).unwrap();
         let core = Core::open(Loaded(plan, at)).unwrap();
-        assert_eq!(Identity::from_core(&core).as_ref(), Some(identity));
+        assert_eq!(
+            Identity::from_notes(&core.encode_notes()).as_ref(),
+            Some(identity)
+        );
         assert_eq!(
             core.contents().filter_map(|_| Some(())),
             saved_memory(identity)

@@ -8,6 +8,7 @@ use goblin::elf64::program_header::{PT_LOAD, PT_NOTE, ProgramHeader};
 use goblin::elf64::section_header::SectionHeader;
 use scroll::{LE, Pread};
 
+use super::kcore::KERNEL_MAP;
 use super::{CoreError, FILE_HEADER, Load, Note, Notes, PN_XNUM, PROGRAM_HEADER};
 use crate::{
     Memory, MemoryError, Overlap, PageClass, PhysAddr, PhysRange, RangeMap, ReadAt, VmcoreInfo,
@@ -85,6 +86,15 @@ impl<S: ReadAt> Core<S> {
         })
     }
 
+    /// The virtual address at which the kernel maps physical address 0, if the segments tell.
+    pub fn direct_map(&self) -> Option<u64> {
+        self.loads
+            .iter()
+            .filter(|load| load.virt < KERNEL_MAP)
+            .find_map(|load| load.virt.checked_sub(load.memory.start().get()))
+            .filter(|base| *base > 0)
+    }
+
     /// Where the bytes come from.
     pub fn source(&self) -> &S {
         &self.source
@@ -103,6 +113,11 @@ impl<S: ReadAt> Core<S> {
     /// The notes of all `PT_NOTE` segments.
     pub fn notes(&self) -> impl Iterator<Item = Note<'_>> {
         Notes::new(&self.notes)
+    }
+
+    /// All notes, encoded anew: those of a core that is made of this one.
+    pub fn encode_notes(&self) -> Vec<u8> {
+        self.notes().flat_map(|note| note.encode()).collect()
     }
 
     /// The first note of this owner and kind.

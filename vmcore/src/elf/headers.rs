@@ -2,9 +2,10 @@
 
 use goblin::elf64::header::{EI_CLASS, EI_DATA, EI_VERSION, EM_X86_64, ET_CORE, Header};
 use goblin::elf64::program_header::{PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, ProgramHeader};
+use goblin::elf64::section_header::SectionHeader;
 use scroll::{LE, Pwrite};
 
-use super::{FILE_HEADER, Load, PROGRAM_HEADER};
+use super::{FILE_HEADER, Load, PN_XNUM, PROGRAM_HEADER, SECTION_HEADER};
 use crate::PhysRange;
 
 /// The headers of a core: which notes and which memory it has, and where in the file they lie.
@@ -75,21 +76,28 @@ impl CoreHeaders {
     /// The size of the encoded headers in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        FILE_HEADER + PROGRAM_HEADER * self.programs.len() as u64
+        Self::size_of(self.programs.len())
     }
 
-    /// The headers as bytes: the file header, and the program headers right behind it.
-    ///
-    /// # Panics
-    ///
-    /// If there are 65,535 segments or more, which a kernel would not read.
+    /// The size of the encoded headers of `count` segments in bytes.
+    #[must_use]
+    pub fn size_of(count: usize) -> u64 {
+        let section = if count < usize::from(PN_XNUM) {
+            0
+        } else {
+            SECTION_HEADER
+        };
+        FILE_HEADER + PROGRAM_HEADER * count as u64 + section
+    }
+
+    /// The headers as bytes: the file header, and the program headers right behind it. Of 65,535 segments
+    /// and more, their number is in section 0 behind those (`elf(5)`, `PN_XNUM`).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let count = u16::try_from(self.programs.len()).unwrap_or(super::PN_XNUM);
-        assert!(
-            count < super::PN_XNUM,
-            "too many segments for the headers of a core"
-        );
+        let count = u16::try_from(self.programs.len())
+            .unwrap_or(PN_XNUM)
+            .min(PN_XNUM);
+        let section_at = FILE_HEADER + PROGRAM_HEADER * self.programs.len() as u64;
         let mut header = Header {
             e_type: ET_CORE,
             e_machine: EM_X86_64,
@@ -100,17 +108,29 @@ impl CoreHeaders {
             e_phnum: count,
             ..Default::default()
         };
+        if count == PN_XNUM {
+            header.e_shoff = section_at;
+            header.e_shentsize = SECTION_HEADER as u16;
+            header.e_shnum = 1;
+        }
         header.e_ident[..4].copy_from_slice(b"\x7fELF");
         header.e_ident[EI_CLASS] = 2;
         header.e_ident[EI_DATA] = 1;
         header.e_ident[EI_VERSION] = 1;
 
-        let mut bytes =
-            vec![0; FILE_HEADER as usize + self.programs.len() * PROGRAM_HEADER as usize];
+        let mut bytes = vec![0; self.size() as usize];
         let offset = &mut 0;
         let mut fits = bytes.gwrite_with(header, offset, LE).is_ok();
         for program in &self.programs {
             fits &= bytes.gwrite_with(*program, offset, LE).is_ok();
+        }
+        if count == PN_XNUM {
+            let section = SectionHeader {
+                // More segments than that do not fit into any memory.
+                sh_info: u32::try_from(self.programs.len()).unwrap_or(u32::MAX),
+                ..Default::default()
+            };
+            fits &= bytes.gwrite_with(section, offset, LE).is_ok();
         }
         debug_assert!(
             fits && *offset == bytes.len(),

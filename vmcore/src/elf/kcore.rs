@@ -8,7 +8,7 @@ use crate::ReadAt;
 
 /// The virtual address from which on the kernel maps itself (`__START_KERNEL_map` in
 /// `arch/x86/include/asm/page_64_types.h`); the map of all memory lies below.
-const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+pub(super) const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// The virtual address at which the kernel of `kcore` maps physical address 0, told by the program
 /// headers of `/proc/kcore`: those of RAM have both addresses, those of other areas have the physical

@@ -2,17 +2,19 @@
 //!
 //! A core is what `/proc/vmcore` holds: an ELF64 file of type `ET_CORE` whose `PT_LOAD` segments say
 //! which physical memory lies where in the file, and whose `PT_NOTE` segments hold notes. [`Core`]
-//! reads one from any source, [`CoreHeaders`] writes the headers of one.
+//! reads one from any source, [`CoreWriter`] writes one, and [`CoreHeaders`] the headers alone.
 
 mod core;
 mod headers;
 mod kcore;
 mod note;
+mod writer;
 
 pub use self::core::Core;
 pub use headers::CoreHeaders;
 pub use kcore::direct_map_base;
 pub use note::{Note, Notes, encode_note};
+pub use writer::{CoreWriteError, CoreWriter};
 
 use crate::{Overlap, PhysRange};
 
@@ -87,5 +89,7 @@ pub enum CoreError {
 const FILE_HEADER: u64 = 64;
 /// Size of an ELF64 program header, `Elf64_Phdr`.
 const PROGRAM_HEADER: u64 = 56;
+/// Size of an ELF64 section header, `Elf64_Shdr`.
+const SECTION_HEADER: u64 = 64;
 /// `e_phnum` when the number of program headers does not fit: it is in `sh_info` of section 0.
 const PN_XNUM: u16 = 0xffff;

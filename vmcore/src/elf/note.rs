@@ -13,6 +13,27 @@ pub struct Note<'a> {
     pub desc: &'a [u8],
 }
 
+impl Note<'_> {
+    /// The note as bytes, padded to a multiple of four.
+    ///
+    /// # Panics
+    ///
+    /// If name or description has 4 GiB or more.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let len = |len: usize| u32::try_from(len).expect("a note has less than 4 GiB");
+        let mut bytes = Vec::new();
+        for word in [len(self.name.len() + 1), len(self.desc.len()), self.kind] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        for part in [&[self.name, &[0]].concat(), self.desc] {
+            bytes.extend_from_slice(part);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        bytes
+    }
+}
+
 /// The notes of a `PT_NOTE` segment, in order.
 ///
 /// Names and descriptions are padded to 4 bytes, as in all cores that Linux writes, 64-bit ones too.
@@ -81,16 +102,8 @@ impl<'a> Iterator for Notes<'a> {
 /// If `name` or `desc` has 4 GiB or more.
 #[must_use]
 pub fn encode_note(name: &str, kind: u32, desc: &[u8]) -> Vec<u8> {
-    let len = |len: usize| u32::try_from(len).expect("a note has less than 4 GiB");
-    let mut bytes = Vec::new();
-    for word in [len(name.len() + 1), len(desc.len()), kind] {
-        bytes.extend_from_slice(&word.to_le_bytes());
-    }
-    for part in [&[name.as_bytes(), &[0]].concat(), desc] {
-        bytes.extend_from_slice(part);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    bytes
+    let name = name.as_bytes();
+    Note { name, kind, desc }.encode()
 }
 
 #[cfg(test)]

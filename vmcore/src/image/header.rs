@@ -4,8 +4,7 @@ use super::wire::{Reader, Writer, seal, unseal};
 use super::{HEADER_SIZE, Identity, ImageError};
 use crate::{PhysAddr, ReadAt};
 
-const MAGIC: &[u8; 8] = b"KJUMPIMG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +36,9 @@ pub struct Header {
 }
 
 impl Header {
+    /// The first bytes of every image.
+    pub const MAGIC: &[u8; 8] = b"KJUMPIMG";
+
     /// The header as [`HEADER_SIZE`] bytes.
     ///
     /// # Errors
@@ -44,7 +46,7 @@ impl Header {
     /// [`ImageError::Malformed`] if the machine's memory map is too long for a header.
     pub(super) fn encode(&self) -> Result<Vec<u8>, ImageError> {
         let mut block = Writer::default();
-        block.raw(MAGIC);
+        block.raw(Self::MAGIC);
         block.u32(VERSION);
         self.identity.encode(&mut block);
         match &self.stage {
@@ -72,7 +74,7 @@ impl Header {
     pub fn read(source: &impl ReadAt) -> Result<Self, ImageError> {
         // What is too short for a header may be something else altogether.
         let mut magic = [0; 8];
-        if source.read_exact_at(&mut magic, 0).is_ok() && &magic != MAGIC {
+        if source.read_exact_at(&mut magic, 0).is_ok() && &magic != Self::MAGIC {
             return Err(ImageError::NotImage { magic });
         }
         if source.size() < HEADER_SIZE {
@@ -95,7 +97,7 @@ impl Header {
         let malformed = |what| ImageError::Malformed { what };
         let mut reader = Reader::new(block);
         let magic: [u8; 8] = reader.array().ok_or(malformed("it is too short"))?;
-        if &magic != MAGIC {
+        if &magic != Self::MAGIC {
             return Err(ImageError::NotImage { magic });
         }
         // Before the checksum, whose place may be another one in other versions.

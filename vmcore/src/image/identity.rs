@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::wire::{Reader, Writer};
-use crate::elf::{Core, encode_note};
-use crate::{MemoryKind, PhysRange, RangeMap, ReadAt};
+use crate::elf::{Notes, encode_note};
+use crate::{MemoryKind, PhysRange, RangeMap};
 
 /// A number, drawn at random when a machine prepares to hibernate, that tells its image from all
 /// others.
@@ -82,13 +82,19 @@ pub struct Identity {
     pub low: RangeMap<()>,
     /// All memory of the machine.
     pub memory: RangeMap<MemoryKind>,
+    /// What the kernel counts on finding in each byte of its free pages: 0 with `init_on_free`, 0xaa with
+    /// page poisoning, `None` if it does not look.
+    pub free_fill: Option<u8>,
 }
+
+/// How it is written that free pages need not be filled.
+const NO_FILL: u32 = 0x100;
 
 impl Identity {
     /// Owner name of the note.
     const NOTE_NAME: &str = "KJUMP";
-    /// Kind of the note.
-    const NOTE_KIND: u32 = 1;
+    /// Kind of the note: none that tools take for a note of a CPU, whoever its owner is.
+    const NOTE_KIND: u32 = 0x4b4a_0001;
 
     /// The identity as an ELF note.
     #[must_use]
@@ -98,9 +104,11 @@ impl Identity {
         encode_note(Self::NOTE_NAME, Self::NOTE_KIND, &writer.bytes)
     }
 
-    /// The identity in the notes of `core`; `None` if there is none, or none that makes sense.
-    pub fn from_core<S: ReadAt>(core: &Core<S>) -> Option<Self> {
-        let note = core.note(Self::NOTE_NAME, Self::NOTE_KIND)?;
+    /// The identity in these encoded notes; `None` if there is none, or none that makes sense.
+    #[must_use]
+    pub fn from_notes(notes: &[u8]) -> Option<Self> {
+        let note = Notes::new(notes)
+            .find(|note| note.name == Self::NOTE_NAME.as_bytes() && note.kind == Self::NOTE_KIND)?;
         Self::decode(&mut Reader::new(note.desc))
     }
 
@@ -128,6 +136,8 @@ impl Identity {
             to.range(range);
             to.u32(kind.to_e820());
         }
+        // No byte is 0x100.
+        to.u32(self.free_fill.map_or(NO_FILL, u32::from));
     }
 
     pub(super) fn decode(from: &mut Reader<'_>) -> Option<Self> {
@@ -152,6 +162,10 @@ impl Identity {
                 .insert(range, MemoryKind::from_e820(from.u32()?))
                 .ok()?;
         }
+        let free_fill = match from.u32()? {
+            NO_FILL => None,
+            byte => Some(u8::try_from(byte).ok()?),
+        };
         Some(Self {
             id,
             release,
@@ -160,6 +174,7 @@ impl Identity {
             window,
             low,
             memory,
+            free_fill,
         })
     }
 }

@@ -4,7 +4,7 @@
 //! | offset | size | what |
 //! | --- | --- | --- |
 //! | 0 | [`HEADER_SIZE`] | the [`Header`]: whose memory this is, and what became of it |
-//! | [`HEADER_SIZE`] | `core_size` | the ELF core, as `/proc/vmcore` had it |
+//! | [`HEADER_SIZE`] | `core_size` | an ELF core of the raw memory, without its free pages |
 //! | the next multiple of 4096 | 4096 | the commit record |
 //!
 //! Numbers are little-endian. The header and the commit record each carry a checksum, and both carry
@@ -23,6 +23,7 @@
 mod commit;
 mod header;
 mod identity;
+mod jump;
 mod read;
 mod wire;
 mod write;
@@ -31,9 +32,11 @@ use std::io;
 
 pub use header::{Header, Saved, Stage};
 pub use identity::{Identity, ImageId, Paging};
+pub use jump::{Jump, Layout};
 pub use read::Image;
 pub use write::{Sink, prepare, record_failure, write};
 
+use crate::MemoryError;
 use crate::elf::CoreError;
 
 /// Size of the header in bytes.
@@ -81,6 +84,9 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+    /// The memory that was to be saved could not be read.
+    #[error("the memory that is to be saved cannot be read")]
+    Memory(#[source] MemoryError),
     /// The first bytes are not those of an image.
     #[error("this is no hibernation image (it begins with {magic:02x?})")]
     NotImage {

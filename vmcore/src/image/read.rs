@@ -88,6 +88,19 @@ impl<S: ReadAt> Image<S> {
         Ok(Core::open(part)?)
     }
 
+    /// The core alone, which keeps the source.
+    ///
+    /// # Errors
+    ///
+    /// As [`core`](Self::core).
+    pub fn into_core(self) -> Result<Core<Part<S>>, ImageError> {
+        let expected = self.saved.core_size;
+        let size = self.source.size();
+        let part = Part::new(self.source, HEADER_SIZE, expected)
+            .ok_or(ImageError::Truncated { expected, size })?;
+        Ok(Core::open(part)?)
+    }
+
     /// Writes to `target`, which must hold this image, that the machine went on from it. When this
     /// returns, that is on stable storage, and the image will never be opened again.
     ///

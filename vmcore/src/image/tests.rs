@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::commit::State;
 use super::wire::{Writer, seal};
 use super::*;
-use crate::elf::{CoreHeaders, Load};
+use crate::elf::{Core, CoreHeaders, CoreWriter, Load};
 use crate::{Memory as _, MemoryKind, PhysAddr, PhysRange, RangeMap, ReadFile};
 
 fn range(start: u64, end: u64) -> PhysRange {
@@ -33,47 +33,51 @@ fn identity() -> Identity {
         window: range(0x400_0000, 0xa00_0000),
         low,
         memory,
+        free_fill: Some(0xaa),
     }
 }
 
-fn core() -> Vec<u8> {
+/// The memory that is saved, and the core of it.
+fn core() -> (Core<Vec<u8>>, CoreWriter) {
     let mut headers = CoreHeaders::new();
-    let note = identity().to_note();
-    let data = 64 + 2 * 56 + note.len() as u64;
-    headers.notes(64 + 2 * 56, note.len() as u64);
     headers.load(Load {
         memory: range(0x10_0000, 0x10_2000),
-        offset: data,
+        offset: 64 + 56,
         file_size: 0x2000,
         virt: 0,
     });
-    [headers.encode(), note, vec![7; 0x2000]].concat()
+    let memory = Core::open([headers.encode(), vec![7; 0x2000]].concat()).unwrap();
+    let classes = memory.contents().clone();
+    let writer = CoreWriter::new(&memory, &classes, &identity().to_note(), |_| 0);
+    (memory, writer)
 }
 
 fn image() -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut last = 0;
+    let (memory, core) = core();
     write(
         &identity(),
         PhysAddr::new(0x1234_5678),
-        &core(),
+        &core,
+        &memory,
         &mut bytes,
         &mut |at| last = at.done,
     )
     .unwrap();
-    assert_eq!(last, core().len() as u64);
+    assert_eq!(last, core.size());
     bytes
 }
 
 #[test]
 fn an_image_reads_back() {
     let bytes = image();
-    assert_eq!(Some(bytes.len() as u64), size_for(core().len() as u64));
+    assert_eq!(Some(bytes.len() as u64), size_for(core().1.size()));
     let image = Image::open(bytes).unwrap();
     assert_eq!(*image.identity(), identity());
     assert_eq!(image.saved().jump_back, PhysAddr::new(0x1234_5678));
     let core = image.core().unwrap();
-    assert_eq!(Identity::from_core(&core), Some(identity()));
+    assert_eq!(Identity::from_notes(&core.encode_notes()), Some(identity()));
     let mut page = [0; 4096];
     core.read(PhysAddr::new(0x10_1000), &mut page).unwrap();
     assert_eq!(page, [7; 4096]);
@@ -85,7 +89,7 @@ fn a_target_is_only_valid_when_committed() {
     let commit = target.len() - COMMIT_SIZE as usize;
 
     // The record of another image, as left by one that was there before.
-    let other = commit::encode(ImageId([9; 16]), core().len() as u64, State::Committed);
+    let other = commit::encode(ImageId([9; 16]), core().1.size(), State::Committed);
     target[commit..].copy_from_slice(&other);
     assert!(matches!(
         Image::open(target.clone()),
@@ -154,7 +158,8 @@ proptest! {
     #[test]
     fn what_is_cut_short_is_never_valid(left in 0..image().len()) {
         let mut sink = Failing { left, written: Vec::new() };
-        let result = write(&identity(), PhysAddr::new(0), &core(), &mut sink, &mut |_| {});
+        let (memory, core) = core();
+        let result = write(&identity(), PhysAddr::new(0), &core, &memory, &mut sink, &mut |_| {});
         let failed = matches!(result, Err(ImageError::Write { .. }));
         prop_assert!(failed);
         // As on a device that is larger than the image, with what was there before behind it.

@@ -7,7 +7,8 @@ use super::{
     COMMIT_SIZE, HEADER_SIZE, Header, Identity, ImageError, Saved, Stage,
     commit::{self, State},
 };
-use crate::{PhysAddr, Progress, ReadAt};
+use crate::elf::{CoreWriteError, CoreWriter};
+use crate::{Memory, PhysAddr, Progress};
 
 /// Where an image is written: bytes in order, and a way to know that they are on stable storage.
 pub trait Sink: Write {
@@ -69,17 +70,18 @@ fn write_header(identity: &Identity, stage: Stage, sink: &mut impl Sink) -> Resu
         .map_err(failed("the header of the image"))
 }
 
-/// Writes a whole image: the header, the bytes of `core`, and, when those are on stable storage, the
-/// commit record. The bytes go from the source to the sink without a copy in between, if the source
-/// has them mapped. `sink` must stand at the beginning of the target.
+/// Writes a whole image: the header, the core of `memory`, and, when that is on stable storage, the
+/// commit record. The bytes go from the memory to the sink without a copy in between, if the memory is
+/// mapped. `sink` must stand at the beginning of the target.
 ///
 /// # Errors
 ///
-/// [`ImageError::Write`] or [`ImageError::Read`]; the image then is not valid, and never was.
+/// [`ImageError::Write`] or [`ImageError::Memory`]; the image then is not valid, and never was.
 pub fn write(
     identity: &Identity,
     jump_back: PhysAddr,
-    core: &impl ReadAt,
+    core: &CoreWriter,
+    memory: &(impl Memory + ?Sized),
     sink: &mut impl Sink,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), ImageError> {
@@ -92,28 +94,11 @@ pub fn write(
         }),
         sink,
     )?;
-
-    let mut done = 0;
-    let mut write_failed = false;
-    let copied = core.for_each_piece(0..core_size, &mut |piece| {
-        sink.write_all(piece).inspect_err(|_| write_failed = true)?;
-        done += piece.len() as u64;
-        progress(Progress {
-            done,
-            total: core_size,
-        });
-        Ok(())
-    });
-    copied.map_err(|source| {
-        if write_failed {
-            failed("the core")(source)
-        } else {
-            ImageError::Read {
-                what: "the memory that is to be saved",
-                source,
-            }
-        }
-    })?;
+    core.write(memory, sink, progress)
+        .map_err(|error| match error {
+            CoreWriteError::Memory(source) => ImageError::Memory(source),
+            CoreWriteError::Write(source) => failed("the core")(source),
+        })?;
 
     let padding = core_size.next_multiple_of(COMMIT_SIZE) - core_size;
     sink.write_all(&[0; COMMIT_SIZE as usize][..padding as usize])

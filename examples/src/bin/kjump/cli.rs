@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use kjump::window;
 
 /// Put a machine's whole memory aside and bring it back.
@@ -51,6 +51,22 @@ pub(crate) enum Verb {
         /// Block device that the machine prepared, a new file, or - for standard output
         #[arg(long, value_name = "TARGET")]
         image: PathBuf,
+        /// What to write: an image, or an ELF core that debuggers open too
+        #[arg(long, value_enum, default_value_t)]
+        format: SaveFormat,
+    },
+    /// Write a saved machine in another format: an ELF core that debuggers open
+    ///
+    /// Free pages are left out, zero pages take no room, and the memory is as the machine saw it before
+    /// it jumped. `kjump restore` takes the core as well as the image.
+    Convert {
+        /// An image, an ELF core, or a dump of makedumpfile
+        input: PathBuf,
+        /// A new file, or - for standard output
+        output: PathBuf,
+        /// What to write
+        #[arg(long, value_enum, default_value_t)]
+        format: CoreFormat,
     },
     /// After a boot: check an image, and leave for the kernel that restores it
     ///
@@ -73,6 +89,24 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+}
+
+/// What is written when a machine is saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SaveFormat {
+    /// An image, as hibernation wants it
+    #[default]
+    Kjump,
+    /// An ELF core of the memory as the machine saw it
+    Elf,
+}
+
+/// What a saved machine can be converted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CoreFormat {
+    /// An ELF core of the memory as the machine saw it
+    #[default]
+    Elf,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ use kjump::sys::{RebootCommand, reboot};
 use kjump::{CommandLine, Sleeper, find_image, machine};
 use nix::mount::{MsFlags, mount};
 
+use crate::cli::SaveFormat;
 use crate::report::{self, say};
 use crate::role::Role;
 use crate::{restore, save};
@@ -84,7 +85,7 @@ fn play() -> Result<()> {
 fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
     let target = find(line, sleeper.identity().id);
     let save = || match &target {
-        Ok(path) => save::save(sleeper, path),
+        Ok(path) => save::save(sleeper, path, SaveFormat::Kjump),
         Err(error) => bail!("{error:#}"),
     };
     // Nothing that a panic could have left half done is used after.

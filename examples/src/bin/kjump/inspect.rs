@@ -52,7 +52,7 @@ fn core_facts<S: ReadAt>(core: &Core<S>) -> Facts {
     Facts {
         format: "elf",
         state: None,
-        identity: Identity::from_core(core),
+        identity: Identity::from_notes(&core.encode_notes()),
         release: info.os_release().map(str::to_owned),
         build_id: info.build_id().map(str::to_owned),
         ranges: core.contents().filter_map(|_| Some(())),

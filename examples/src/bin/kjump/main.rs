@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod convert;
 mod doctor;
 mod hibernate;
 mod init;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Verb};
+use cli::{Cli, CoreFormat, Verb};
 
 fn main() -> ExitCode {
     if init::is_init() {
@@ -45,7 +46,12 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         } => hibernate::hibernate(&load, &image, dry_run)?,
         Verb::Jump => hibernate::jump()?,
         Verb::Back => match save::back()? {},
-        Verb::Save { image } => save::run(&image)?,
+        Verb::Save { image, format } => save::run(&image, format)?,
+        Verb::Convert {
+            input,
+            output,
+            format: CoreFormat::Elf,
+        } => convert::run(&input, &output)?,
         Verb::Resume(resume) => resume::run(&resume)?,
         Verb::Restore(restore) => restore::run(&restore)?,
         Verb::Inspect { file, json } => inspect::run(&file, json)?,

@@ -5,44 +5,84 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
-use kjump::Sleeper;
+use anyhow::{Context, Result, bail};
+use kjump::memory::Classes;
 use kjump::memory::image::Sink;
+use kjump::{Progress, Sleeper};
 
+use crate::cli::SaveFormat;
 use crate::report::{self, Meter, say};
 
 /// `kjump save`
-pub(crate) fn run(image: &Path) -> Result<()> {
-    save(&Sleeper::find()?, image)
+pub(crate) fn run(image: &Path, format: SaveFormat) -> Result<()> {
+    save(&Sleeper::find()?, image, format)
 }
 
 /// Saves the machine to a device that it prepared, to a new file, or to standard output.
-pub(crate) fn save(sleeper: &Sleeper, image: &Path) -> Result<()> {
+pub(crate) fn save(sleeper: &Sleeper, image: &Path, format: SaveFormat) -> Result<()> {
     if image == Path::new("-") {
         // Standard output is the image, so nothing else is said there.
-        sleeper.write(image, &mut StandardOutput(io::stdout().lock()), &mut |_| {})?;
-        return Ok(());
+        let classes = sleeper.classify()?;
+        let mut output = StandardOutput(io::stdout().lock());
+        return write(sleeper, image, &mut output, format, &classes, &mut |_| {});
     }
     say!(
         "saving {} to {}",
         sleeper.identity().release,
         image.display()
     );
+    let started = Instant::now();
+    let classes = sleeper.classify()?;
+    let counts = classes.counts();
+    if let Some(reason) = &classes.unknown {
+        say!("free pages are saved too, since they cannot be told from others: {reason}");
+    }
+    say!(
+        "left out {} that were free, {} of zeros (found in {:.1} s)",
+        report::size(counts.free),
+        report::size(counts.zero),
+        started.elapsed().as_secs_f64()
+    );
     let mut meter = Meter::new("saving");
     let progress = &mut |at| meter.update(at);
-    if image
+    let is_device = image
         .metadata()
-        .is_ok_and(|metadata| metadata.file_type().is_block_device())
-    {
-        sleeper.save(image, progress)?;
+        .is_ok_and(|metadata| metadata.file_type().is_block_device());
+    if is_device && format == SaveFormat::Kjump {
+        sleeper.save(image, &classes, progress)?;
     } else {
+        if is_device {
+            bail!(
+                "a core is no image, and would be lost on the device {}; save it to a file",
+                image.display()
+            );
+        }
         let mut file = File::create_new(image)
             .with_context(|| format!("cannot make the file {}", image.display()))?;
-        sleeper.write(image, &mut file, progress)?;
+        write(sleeper, image, &mut file, format, &classes, progress)?;
     }
     meter.finish("saved");
-    say!("image committed");
+    if format == SaveFormat::Kjump {
+        say!("image committed");
+    }
+    Ok(())
+}
+
+/// Writes what is saved to `sink`, in the format that is asked for.
+fn write(
+    sleeper: &Sleeper,
+    path: &Path,
+    sink: &mut impl Sink,
+    format: SaveFormat,
+    classes: &Classes,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    match format {
+        SaveFormat::Kjump => sleeper.write(path, sink, classes, progress)?,
+        SaveFormat::Elf => sleeper.write_core(path, sink, classes, progress)?,
+    }
     Ok(())
 }
 

@@ -1,0 +1,105 @@
+//! Files that saved memory is kept in, whatever their format.
+
+use std::fmt;
+
+use crate::elf::{Core, CoreError};
+use crate::image::{Image, ImageError, Jump, Layout};
+use crate::kdump::{self, Dump, DumpError, Flattened, is_flattened};
+use crate::{Memory, ReadAt, Saved};
+
+/// A format that saved memory is kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// An ELF core.
+    Elf,
+    /// A kdump-compressed file, as makedumpfile writes them.
+    KdumpCompressed,
+    /// A hibernation image.
+    Image,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Elf => "elf",
+            Self::KdumpCompressed => "kdump",
+            Self::Image => "kjump",
+        })
+    }
+}
+
+/// Why a file holds no memory that can be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// It begins like a core.
+    #[error("the core cannot be used")]
+    Core(#[from] CoreError),
+    /// It begins like a dump of makedumpfile.
+    #[error("the dump cannot be used")]
+    Dump(#[from] DumpError),
+    /// It begins like an image, or like nothing that is known.
+    #[error("the image cannot be used")]
+    Image(#[from] ImageError),
+}
+
+/// The memory in a file, which can be read by many threads.
+type AnyMemory = Box<dyn Memory + Send + Sync>;
+
+/// A file that holds a machine.
+#[derive(Debug)]
+pub struct SavedFile {
+    /// The format.
+    pub format: Format,
+    /// Whether the file is an image that may be resumed, or why not; `None` if it is no image.
+    pub resumable: Option<Result<(), ImageError>>,
+    /// The machine.
+    pub machine: Saved<AnyMemory>,
+}
+
+impl SavedFile {
+    /// Finds out what `source` holds, and opens it. An image need not be one that may be resumed.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`] that says what the file seems to be, and why it cannot be read.
+    pub fn open<S: ReadAt + Send + Sync + 'static>(source: S) -> Result<Self, FileError> {
+        if is_flattened(&source) {
+            return Self::open_plain(Flattened::open(source)?);
+        }
+        Self::open_plain(source)
+    }
+
+    fn open_plain<S: ReadAt + Send + Sync + 'static>(source: S) -> Result<Self, FileError> {
+        let mut magic = [0; 8];
+        // What is too short for this is too short for an image too, which then says so.
+        let read = source.read_exact_at(&mut magic, 0);
+        if read.is_ok() && magic.starts_with(b"\x7fELF") {
+            Ok(Self {
+                format: Format::Elf,
+                resumable: None,
+                machine: Saved::of_core(Core::open(source)?, None).boxed(),
+            })
+        } else if read.is_ok() && &magic == kdump::SIGNATURE {
+            let dump = Dump::open(source)?;
+            let notes: Vec<u8> = dump.notes().flat_map(|note| note.encode()).collect();
+            let (jump, info) = (Jump::from_notes(&notes), dump.vmcoreinfo());
+            Ok(Self {
+                format: Format::KdumpCompressed,
+                resumable: None,
+                machine: Saved::new(dump, notes, jump, info, None).boxed(),
+            })
+        } else {
+            let (image, resumable) = Image::examine(source)?;
+            let jump = Jump {
+                back: image.saved().jump_back,
+                layout: Layout::Raw,
+            };
+            Ok(Self {
+                format: Format::Image,
+                resumable: Some(resumable),
+                machine: Saved::of_core(image.into_core()?, Some(jump)).boxed(),
+            })
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A machine that was saved: its memory, both ways to look at it, and what its pages are for.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::elf::{Core, CoreWriter};
+use crate::image::{Identity, Jump, Layout};
+use crate::{
+    Classifier, Counts, Memory, PageClass, PageMap, PagesError, PhysAddr, RangeMap, ReadAt, Swap,
+    SwapError, View, VmcoreInfo,
+};
+
+/// A machine that was saved: its memory, and what must be known to look at it both ways, as it lies and
+/// as the machine saw it.
+///
+/// A machine that did not jump, as one that crashed, has one view only.
+pub struct Saved<M> {
+    memory: M,
+    notes: Vec<u8>,
+    identity: Option<Identity>,
+    jump: Option<Jump>,
+    swap: Result<Option<Swap>, SwapError>,
+    info: Option<VmcoreInfo>,
+    direct_map: Option<u64>,
+}
+
+/// What the pages of a machine are for.
+#[derive(Debug)]
+pub struct Classes {
+    /// The classes of the memory that is to be restored, where it lies in raw memory.
+    pub raw: RangeMap<PageClass>,
+    /// The classes of the memory that the machine saw.
+    pub seen: RangeMap<PageClass>,
+    /// Why free pages could not be told from others, if so. Zero pages are known in any case.
+    pub unknown: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Classes {
+    /// How much of what the machine saw is of which class.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.seen
+            .iter()
+            .map(|(range, class)| (range, *class))
+            .collect()
+    }
+}
+
+/// Why free pages cannot be told from others.
+#[derive(Debug, thiserror::Error)]
+#[error("the machine left no VMCOREINFO, by which its page structures could be read")]
+struct NoInfo;
+
+impl<M> fmt::Debug for Saved<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Saved")
+            .field("identity", &self.identity)
+            .field("jump", &self.jump)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: ReadAt + Sync> Saved<Core<S>> {
+    /// The machine in `core`, which was saved after `jump` if that is given, or if a note tells of one.
+    pub fn of_core(core: Core<S>, jump: Option<Jump>) -> Self {
+        let (notes, info, direct_map) = (core.encode_notes(), core.vmcoreinfo(), core.direct_map());
+        let jump = jump.or_else(|| Jump::from_notes(&notes));
+        Self::new(core, notes, jump, info, direct_map)
+    }
+}
+
+impl<M: Memory + Sync> Saved<M> {
+    /// The machine with this memory and these encoded notes, which was saved after `jump` if that is
+    /// given. `direct_map` is the virtual address at which its kernel maps physical address 0.
+    pub fn new(
+        memory: M,
+        notes: Vec<u8>,
+        jump: Option<Jump>,
+        info: Option<VmcoreInfo>,
+        direct_map: Option<u64>,
+    ) -> Self {
+        let identity = Identity::from_notes(&notes);
+        let swap = match (&identity, jump) {
+            (Some(identity), Some(jump)) => {
+                Swap::find(&memory, jump.back, identity.window, &identity.low).map(Some)
+            }
+            _ => Ok(None),
+        };
+        Self {
+            memory,
+            notes,
+            identity,
+            jump,
+            swap,
+            info,
+            direct_map,
+        }
+    }
+
+    /// The memory as it was saved.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// What the machine said of itself before it jumped, if it did.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// The jump that the memory was saved after.
+    pub fn jump(&self) -> Option<Jump> {
+        self.jump
+    }
+
+    /// Where the window's contents are in the memory as it was saved.
+    pub fn layout(&self) -> Layout {
+        self.jump.map_or(Layout::Raw, |jump| jump.layout)
+    }
+
+    /// What the kernel told of itself.
+    pub fn info(&self) -> Option<&VmcoreInfo> {
+        self.info.as_ref()
+    }
+
+    /// The memory as the machine itself saw it: what its pointers mean.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`] if the machine jumped, and where its window went is not known.
+    pub fn seen(&self) -> Result<View<&M>, &SwapError> {
+        Ok(match (self.swap.as_ref()?, self.layout()) {
+            (Some(swap), Layout::Raw) => View::seen(&self.memory, swap),
+            _ => View::plain(&self.memory),
+        })
+    }
+
+    /// The memory where it lies after the jump: what is to be restored.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`] if the memory was saved as the machine saw it, and where its window is to go is not
+    /// known.
+    pub fn raw(&self) -> Result<View<&M>, &SwapError> {
+        Ok(match (&self.swap, self.layout()) {
+            (Ok(Some(swap)), Layout::Seen) => View::raw(&self.memory, swap),
+            (Err(error), Layout::Seen) => return Err(error),
+            _ => View::plain(&self.memory),
+        })
+    }
+
+    /// The memory in `layout`, and how it is written as a core that tells all that is known of the machine.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`] if there is no such view, as for [`seen`](Self::seen) and [`raw`](Self::raw).
+    pub fn core(
+        &self,
+        layout: Layout,
+        classes: &Classes,
+    ) -> Result<(View<&M>, CoreWriter), &SwapError> {
+        let (view, classes) = match layout {
+            Layout::Raw => (self.raw()?, &classes.raw),
+            Layout::Seen => (self.seen()?, &classes.seen),
+        };
+        let notes = match self.jump {
+            Some(jump) => Jump { layout, ..jump }.put_into(&self.notes),
+            None => self.notes.clone(),
+        };
+        let virt = |addr: PhysAddr| {
+            self.direct_map
+                .map_or(0, |base| base.wrapping_add(addr.get()))
+        };
+        let writer = CoreWriter::new(&view, classes, &notes, virt);
+        Ok((view, writer))
+    }
+
+    /// Finds out what the pages of the machine are for, by the work of `threads` threads. What cannot be
+    /// known for certain is [`PageClass::Data`].
+    ///
+    /// # Errors
+    ///
+    /// [`PagesError`] if the memory cannot be read.
+    pub fn classify(&self, threads: usize) -> Result<Classes, PagesError> {
+        match self.classify_seen(threads) {
+            Ok(seen) => {
+                let raw = match self.swap.as_ref() {
+                    Ok(Some(swap)) => swap.raw(&seen),
+                    _ => seen.clone(),
+                };
+                Ok(Classes {
+                    raw,
+                    seen,
+                    unknown: None,
+                })
+            }
+            Err(reason) => {
+                let stored = Classifier::without_pages(&self.memory).classes(threads)?;
+                let (raw, seen) = match (self.swap.as_ref(), self.layout()) {
+                    (Ok(Some(swap)), Layout::Raw) => (stored.clone(), swap.seen(&stored)),
+                    (Ok(Some(swap)), Layout::Seen) => (swap.raw(&stored), stored),
+                    _ => (stored.clone(), stored),
+                };
+                Ok(Classes {
+                    raw,
+                    seen,
+                    unknown: Some(reason),
+                })
+            }
+        }
+    }
+
+    fn classify_seen(
+        &self,
+        threads: usize,
+    ) -> Result<RangeMap<PageClass>, Box<dyn Error + Send + Sync>> {
+        let seen = self.seen().map_err(ToString::to_string)?;
+        let info = self.info.as_ref().ok_or(NoInfo)?;
+        let pages = PageMap::open(&seen, info)?;
+        Ok(Classifier::new(&seen, &pages).classes(threads)?)
+    }
+}
+
+impl<M: Memory + Send + Sync + 'static> Saved<M> {
+    /// The same machine, whatever its memory is in.
+    pub fn boxed(self) -> Saved<Box<dyn Memory + Send + Sync>> {
+        Saved {
+            memory: Box::new(self.memory),
+            notes: self.notes,
+            identity: self.identity,
+            jump: self.jump,
+            swap: self.swap,
+            info: self.info,
+            direct_map: self.direct_map,
+        }
+    }
+}
