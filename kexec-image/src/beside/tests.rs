@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use vmcore::elf::Core;
-use vmcore::{IoMem, Memory as _, ReadAt};
+use vmcore::{IoMem, Memory as _, MemoryKind, ReadAt};
 
 use super::*;
 use crate::bzimage::tests::sample;
