@@ -54,6 +54,7 @@ fn sample_image() -> Vec<u8> {
         low,
         memory,
         free_fill: None,
+        uptime: 90_061,
     };
     let mut headers = CoreHeaders::new();
     headers.load(Load {

@@ -65,6 +65,7 @@ impl Machine {
             low,
             memory: self.iomem.memory(),
             free_fill: self.free_fill,
+            uptime: self.uptime,
         })
     }
 }

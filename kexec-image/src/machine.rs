@@ -22,6 +22,8 @@ pub struct Machine {
     pub direct_map: Option<u64>,
     /// What the running kernel counts on finding in each byte of its free pages, if it looks.
     pub free_fill: Option<u8>,
+    /// For how many seconds it has run, the time asleep included.
+    pub uptime: u64,
     /// Where the running kernel keeps its VMCOREINFO note.
     pub vmcoreinfo: Option<PhysRange>,
 }

@@ -42,6 +42,7 @@ pub fn read_at(root: &Path) -> Result<Machine, Error> {
             &read_text(root, "proc/cmdline")?,
             kernel_config(root).as_deref(),
         ),
+        uptime: uptime(&read_text(root, "proc/uptime")?),
         vmcoreinfo: vmcoreinfo(root),
     })
 }
@@ -173,6 +174,14 @@ fn free_fill(command_line: &str, config: Option<&str>) -> Option<u8> {
         .then_some(0)
 }
 
+/// The whole seconds of the first number in `/proc/uptime` (proc_uptime(5)).
+fn uptime(text: &str) -> u64 {
+    let seconds = text.split(['.', ' ']).next();
+    seconds
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(0)
+}
+
 /// A switch as the kernel reads it (`kstrtobool` in `lib/kstrtox.c`).
 fn is_on(value: &str) -> Option<bool> {
     let mut letters = value.chars().map(|letter| letter.to_ascii_lowercase());
@@ -212,6 +221,7 @@ mod tests {
             fs::write(path, content).unwrap();
         };
         write("proc/sys/kernel/osrelease", b"6.12.1-x\n");
+        write("proc/uptime", b"93784.12 180000.34\n");
         write("proc/cmdline", b"quiet init_on_free=1\n");
         write("proc/iomem", b"00100000-3fffffff : System RAM\n");
         write("proc/cpuinfo", b"processor : 0\nflags\t\t: fpu la57 lm\n");
@@ -235,6 +245,7 @@ mod tests {
         assert_eq!(machine.build_id, [0xab; 20]);
         assert_eq!(machine.paging, Paging::FiveLevel);
         assert_eq!(machine.free_fill, Some(0));
+        assert_eq!(machine.uptime, 93_784);
         assert_eq!(machine.rsdp, Some(PhysAddr::new(0x3f77_e014)));
         assert_eq!(machine.direct_map, Some(0xffff_8880_0000_0000));
         assert_eq!(machine.vmcoreinfo, PhysRange::new(0x3f00_1000, 0x3f00_2024));

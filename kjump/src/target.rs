@@ -205,6 +205,7 @@ mod tests {
             low: RangeMap::new(),
             memory: RangeMap::new(),
             free_fill: None,
+            uptime: 90_061,
         }
     }
 

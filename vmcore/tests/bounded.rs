@@ -187,6 +187,7 @@ fn identity() -> Identity {
         low: RangeMap::new(),
         memory,
         free_fill: None,
+        uptime: 90_061,
     }
 }
 

@@ -29,6 +29,7 @@ fn main() -> Result<()> {
         rsdp: None,
         direct_map: None,
         free_fill: None,
+        uptime: 90_061,
         vmcoreinfo: None,
     };
     let prepared = Hibernation {

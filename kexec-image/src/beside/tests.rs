@@ -26,6 +26,7 @@ fn machine() -> Machine {
         rsdp: None,
         direct_map: Some(0xffff_8880_0000_0000),
         free_fill: None,
+        uptime: 90_061,
         vmcoreinfo: PhysRange::new(0x3f00_0000, 0x3f00_1024),
     }
 }

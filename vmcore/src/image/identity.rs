@@ -86,6 +86,8 @@ pub struct Identity {
     /// What the kernel counts on finding in each byte of its free pages: 0 with `init_on_free`, 0xaa with
     /// page poisoning, `None` if it does not look.
     pub free_fill: Option<u8>,
+    /// For how many seconds it had run, the time asleep included.
+    pub uptime: u64,
 }
 
 /// How it is written that free pages need not be filled.
@@ -137,6 +139,7 @@ impl Identity {
     /// #     low,
     /// #     memory,
     /// #     free_fill: None,
+    /// #     uptime: 90_061,
     /// # };
     /// let saved: Vec<_> = identity.saved_memory().ranges().collect();
     /// assert_eq!(saved, [range(0x10_0000, 0x400_0000), range(0xa00_0000, 0x4000_0000)]);
@@ -180,6 +183,7 @@ impl Identity {
         }
         // No byte is 0x100.
         to.u32(self.free_fill.map_or(NO_FILL, u32::from));
+        to.u64(self.uptime);
     }
 
     pub(super) fn decode(from: &mut Reader<'_>) -> Option<Self> {
@@ -217,6 +221,7 @@ impl Identity {
             low,
             memory,
             free_fill,
+            uptime: from.u64()?,
         })
     }
 }

@@ -34,6 +34,7 @@ fn identity() -> Identity {
         low,
         memory,
         free_fill: Some(0xaa),
+        uptime: 90_061,
     }
 }
 

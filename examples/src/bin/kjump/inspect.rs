@@ -38,6 +38,8 @@ struct Facts {
 struct MemoryFacts {
     /// The pages by class, or why they cannot be told apart.
     pages: Result<RangeMap<PageClass>, String>,
+    /// Why free pages count as data, if they do.
+    unsure: Option<String>,
     /// For how long the machine ran, in seconds.
     uptime: Option<u64>,
 }
@@ -46,17 +48,16 @@ impl MemoryFacts {
     /// Looks into the memory of `file`: all of it is read.
     fn of(file: &SavedFile) -> Self {
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        let pages = match file.machine.classify(threads) {
-            Ok(Classes {
-                unknown: Some(reason),
-                ..
-            }) => Err(reason.to_string()),
-            Ok(classes) => Ok(classes.seen),
-            Err(error) => Err(format!("{:#}", anyhow::Error::from(error))),
+        let (pages, unsure) = match file.machine.classify(threads) {
+            Ok(Classes { seen, unknown, .. }) => {
+                (Ok(seen), unknown.map(|reason| reason.to_string()))
+            }
+            Err(error) => (Err(format!("{:#}", anyhow::Error::from(error))), None),
         };
         Self {
             pages,
-            uptime: None,
+            unsure,
+            uptime: file.machine.identity().map(|identity| identity.uptime),
         }
     }
 
@@ -64,6 +65,7 @@ impl MemoryFacts {
     fn unknown(reason: String) -> Self {
         Self {
             pages: Err(reason),
+            unsure: None,
             uptime: None,
         }
     }
@@ -210,6 +212,9 @@ fn print(facts: &Facts, each_range: bool) {
                 pages.free
             );
             line("pages", &text);
+            if let Some(reason) = &facts.memory.unsure {
+                line("", &format!("free pages count as data: {reason}"));
+            }
         }
         Err(reason) => line("pages", &format!("unknown: {reason}")),
     }
@@ -257,7 +262,7 @@ fn to_json(facts: &Facts) -> Value {
         "window": identity.map(|identity| range_json(identity.window)),
         "uptime_seconds": facts.memory.uptime,
         "pages": pages.as_ref().ok(),
-        "pages_reason": pages.as_ref().err(),
+        "pages_reason": pages.as_ref().err().copied().or(facts.memory.unsure.as_ref()),
         "ranges": facts.ranges.ranges().map(range_json).collect::<Vec<_>>(),
     })
 }
@@ -305,6 +310,7 @@ mod tests {
         map.insert(range(0x9000, 0xa000), PageClass::Data).unwrap();
         let json = to_json(&facts(MemoryFacts {
             pages: Ok(map),
+            unsure: None,
             uptime: Some(7),
         }));
         let pages = json!({ "total": 7, "data": 4, "zero": 1, "free": 2 });

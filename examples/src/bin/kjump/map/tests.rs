@@ -50,6 +50,7 @@ fn identity(window: PhysRange, low: RangeMap<()>, memory: RangeMap<MemoryKind>) 
         low,
         memory,
         free_fill: None,
+        uptime: 90_061,
     }
 }
 
