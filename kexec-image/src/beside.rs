@@ -12,7 +12,7 @@
 
 use vmcore::elf::CoreHeaders;
 use vmcore::image::{Identity, ImageId, Paging};
-use vmcore::{MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
+use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
 
 use crate::boot_block::{self, BootBlock};
 use crate::e820::{self, ONE_MIB};
@@ -67,37 +67,6 @@ impl Machine {
             free_fill: self.free_fill,
         })
     }
-}
-
-/// The memory of `identity`'s machine that is saved as it lies: whole pages of RAM outside the window
-/// and low memory, whose contents the jump has put elsewhere in it.
-///
-/// ```
-/// # use vmcore::image::{Identity, ImageId, Paging};
-/// # use vmcore::{MemoryKind, PhysRange, RangeMap};
-/// # let range = |start, end| PhysRange::new(start, end).unwrap();
-/// # let (mut low, mut memory) = (RangeMap::new(), RangeMap::new());
-/// # low.insert(range(0x1000, 0x9f000), ())?;
-/// # memory.insert(range(0x1000, 0x9fc00), MemoryKind::Ram)?;
-/// # memory.insert(range(0x10_0000, 0x4000_0000), MemoryKind::Ram)?;
-/// # let identity = Identity {
-/// #     id: ImageId([0; 16]), release: String::new(), build_id: vec![], paging: Paging::FourLevel,
-/// #     window: range(0x400_0000, 0xa00_0000), low, memory,
-/// # };
-/// let saved: Vec<_> = kexec_image::saved_memory(&identity).ranges().collect();
-/// assert_eq!(saved, [range(0x10_0000, 0x400_0000), range(0xa00_0000, 0x4000_0000)]);
-/// # Ok::<(), vmcore::Overlap>(())
-/// ```
-#[must_use]
-pub fn saved_memory(identity: &Identity) -> RangeMap<()> {
-    let mut saved = identity
-        .memory
-        .filter_map(|kind| (*kind == MemoryKind::Ram).then_some(()))
-        .shrink_to(PAGE_SIZE);
-    for range in identity.low.ranges().chain([identity.window]) {
-        saved.remove(range);
-    }
-    saved
 }
 
 impl<'a> LoadPlan<'a> {
@@ -325,7 +294,7 @@ impl CoreBlock {
             let base = machine.direct_map?;
             base.checked_add(range.start().get())
         };
-        let memory = saved_memory(identity);
+        let memory = identity.saved_memory();
         let mut note = identity.to_note();
         note.resize(note.len() + NOTES_END, 0);
         Self {

@@ -34,7 +34,7 @@ mod trampoline;
 mod vmlinux;
 pub mod window;
 
-pub use beside::{Boot, saved_memory};
+pub use beside::Boot;
 pub use cmdline::{CommandLine, JUMP_BACK_KEY};
 pub use error::PlanError;
 pub use kernel::{Kernel, KernelFormat};

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use kexec_image::PlanError;
 use krestore_core::RestoreError;
 use vmcore::elf::{CoreError, CoreWriteError};
-use vmcore::{MemoryError, PagesError};
 use vmcore::image::{ImageError, ImageId, Paging};
+use vmcore::{FileError, MemoryError, PagesError, SwapError};
 use vmcore::{IoMemError, PhysRange};
 
 /// What can go wrong between two kernels, and what to do about it.
@@ -56,6 +56,24 @@ pub enum Error {
     /// What the pages of the sleeping machine are for cannot be found out.
     #[error("the pages of the sleeping machine cannot be looked through")]
     Pages(#[from] PagesError),
+    /// The file holds no memory that can be read.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: FileError,
+    },
+    /// The file holds memory of a machine that cannot be jumped to.
+    #[error(
+        "{} does not tell how to get back into its machine: only images, and cores that `kjump save` or `kjump convert` wrote, do",
+        path.display()
+    )]
+    NoJump {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// Where the window of the machine went is not known.
     #[error("the memory is not known as the machine saw it: {0}")]
     Swap(String),
@@ -188,6 +206,22 @@ impl Error {
             path: path.to_owned(),
             source,
         }
+    }
+
+    /// For `map_err`: a file in `path` that cannot be used. Images have an error of their own.
+    pub(crate) fn file(path: &std::path::Path) -> impl Fn(FileError) -> Self {
+        move |source| match source {
+            FileError::Image(source) => Self::image(path)(source),
+            source => Self::File {
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+
+    /// For `map_err`: memory that cannot be looked at as it must be.
+    pub(crate) fn swap(error: &SwapError) -> Self {
+        Self::Swap(error.to_string())
     }
 
     /// For `map_err`: a core that cannot be written to `path`.

@@ -1,6 +1,6 @@
 //! Kernel A: prepares its saving kernel.
 
-use kexec_image::{Boot, Kernel, LoadPlan, Machine, saved_memory, window};
+use kexec_image::{Boot, Kernel, LoadPlan, Machine, window};
 use vmcore::PAGE_SIZE;
 use vmcore::image::{Identity, ImageId, size_for};
 
@@ -56,7 +56,7 @@ impl Prepared<'_> {
     pub fn image_size(&self) -> u64 {
         // A page of notes for each CPU is ample; no machine has more than 8,192 of them.
         const HEADERS: u64 = 8192 * PAGE_SIZE;
-        size_for(saved_memory(&self.identity).bytes().saturating_add(HEADERS)).unwrap_or(u64::MAX)
+        size_for(self.identity.saved_memory().bytes().saturating_add(HEADERS)).unwrap_or(u64::MAX)
     }
 
     /// Loads the saving kernel. [`jump`](crate::jump()) then jumps to it.

@@ -4,18 +4,23 @@ use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-use kexec_image::saved_memory;
 use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
-use vmcore::image::{Identity, Image};
-use vmcore::{MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap};
+use vmcore::image::{Identity, Image, Jump};
+use vmcore::{
+    Format, Memory, MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap, Saved, SavedFile,
+};
 
 use crate::{DeviceReader, Error, jump, machine};
 
-/// An image that is to be restored by this kernel.
+/// A machine that is to be restored by this kernel: one in an image, or in an ELF core that tells of the
+/// jump that it was saved after.
 #[derive(Debug)]
 pub struct Restoration {
     path: PathBuf,
-    image: Image<DeviceReader>,
+    image: Option<Image<DeviceReader>>,
+    machine: Saved<Box<dyn Memory + Send + Sync>>,
+    identity: Identity,
+    jump: Jump,
 }
 
 /// Opens what is at `path` to restore to: `/dev/mem` and `/dev/oldmem` are the machine's memory, with a
@@ -44,42 +49,58 @@ pub fn open_memory(path: &Path) -> Result<Box<dyn Target>, Error> {
 }
 
 impl Restoration {
-    /// Opens the image in the device or file at `path`.
+    /// Opens the image or core in the device or file at `path`.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] with the reason why it cannot be resumed.
+    /// [`Error::Image`] with the reason why an image cannot be resumed, [`Error::File`] if it is none and no core
+    /// either, [`Error::NoJump`] if a core does not tell how to get back into its machine.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let image = Image::open(DeviceReader::open(path).map_err(Error::open(path))?)
-            .map_err(Error::image(path))?;
-        Ok(Self {
-            path: path.to_owned(),
-            image,
-        })
+        let reader = || DeviceReader::open(path).map_err(Error::open(path));
+        let file = SavedFile::open(reader()?).map_err(Error::file(path))?;
+        let image = match file.format {
+            Format::Image => Some(Image::open(reader()?).map_err(Error::image(path))?),
+            _ => None,
+        };
+        let machine = file.machine;
+        match (machine.identity().cloned(), machine.jump()) {
+            (Some(identity), Some(jump)) => Ok(Self {
+                path: path.to_owned(),
+                image,
+                identity,
+                jump,
+                machine,
+            }),
+            _ => Err(Error::NoJump {
+                path: path.to_owned(),
+            }),
+        }
     }
 
-    /// The image.
+    /// What the machine said of itself.
     #[must_use]
-    pub fn image(&self) -> &Image<DeviceReader> {
-        &self.image
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
-    /// Checks that all memory of the image can be restored to `memory`, and writes nothing.
+    /// Whether this is an image, which is marked so that nobody resumes it twice; a core cannot be.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        self.image.is_some()
+    }
+
+    /// Checks that all memory of the machine can be restored to `memory`, and writes nothing.
     ///
     /// # Errors
     ///
     /// [`Error::Restore`] with the first range that cannot be, and why.
     pub fn check(&self, memory: &dyn Target) -> Result<Summary, Error> {
-        let core = self.image.core().map_err(Error::image(&self.path))?;
-        let machine = saved_memory(self.image.identity());
-        Ok(krestore_core::check(
-            &core,
-            plan(self.image.identity(), &machine),
-            memory,
-        )?)
+        let machine = self.identity.saved_memory();
+        let raw = self.machine.raw().map_err(Error::swap)?;
+        Ok(krestore_core::check(&raw, self.plan(&machine), memory)?)
     }
 
-    /// Writes all memory of the image to `memory`, after [`check`](Self::check)ing it.
+    /// Writes all memory of the machine to `memory`, after [`check`](Self::check)ing it.
     ///
     /// # Errors
     ///
@@ -90,35 +111,30 @@ impl Restoration {
         mut memory: Box<dyn Target>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Restored, Error> {
-        let core = self.image.core().map_err(Error::image(&self.path))?;
-        let machine = saved_memory(self.image.identity());
-        let summary = krestore_core::restore(
-            &core,
-            plan(self.image.identity(), &machine),
-            memory.as_mut(),
-            progress,
-        )?;
+        let machine = self.identity.saved_memory();
+        let raw = self.machine.raw().map_err(Error::swap)?;
+        let plan = self.plan(&machine);
+        let summary = krestore_core::restore(&raw, plan, memory.as_mut(), progress)?;
+        drop(raw);
         Ok(Restored {
-            path: self.path,
-            image: self.image,
+            restoration: self,
             memory,
             summary,
         })
     }
-}
 
-/// How the memory that `machine` is is restored.
-fn plan<'a>(identity: &Identity, machine: &'a RangeMap<()>) -> Plan<'a> {
-    Plan {
-        machine,
-        fill: identity.free_fill,
+    /// How the memory is restored that the machine had where it may be written.
+    fn plan<'a>(&self, machine: &'a RangeMap<()>) -> Plan<'a> {
+        Plan {
+            machine,
+            fill: self.identity.free_fill,
+        }
     }
 }
 
-/// An image whose memory is all back.
+/// A machine whose memory is all back.
 pub struct Restored {
-    path: PathBuf,
-    image: Image<DeviceReader>,
+    restoration: Restoration,
     memory: Box<dyn Target>,
     summary: Summary,
 }
@@ -130,25 +146,30 @@ impl Restored {
         self.summary
     }
 
-    /// Jumps into the restored machine, which goes on where it jumped away. Right before, the image is
+    /// Jumps into the restored machine, which goes on where it jumped away. Right before, an image is
     /// marked as resumed.
     ///
     /// # Errors
     ///
     /// [`Error::Kexec`] if the kernel refused, [`Error::Mark`] if the image could not be marked.
     pub fn jump_back(mut self) -> Result<Infallible, Error> {
-        let entry = self.image.saved().jump_back;
-        let page = PhysRange::from_len(entry.align_down(PAGE_SIZE), PAGE_SIZE)
-            .ok_or(MemoryError::Absent { addr: entry })?;
+        let Restoration {
+            path,
+            image,
+            identity,
+            jump: Jump { back, .. },
+            ..
+        } = self.restoration;
+        let page = PhysRange::from_len(back.align_down(PAGE_SIZE), PAGE_SIZE)
+            .ok_or(MemoryError::Absent { addr: back })?;
         let page = self.memory.read(page)?;
-        jump::load_way_back(entry, &page, self.image.identity().window)?;
+        jump::load_way_back(back, &page, identity.window)?;
         // From here on the image is stale, so nothing but the jump comes after.
-        let file = OpenOptions::new().write(true).open(&self.path);
-        file.and_then(|file| self.image.mark_resumed(&file))
-            .map_err(|source| Error::Mark {
-                path: self.path.clone(),
-                source,
-            })?;
+        if let Some(image) = image {
+            let file = OpenOptions::new().write(true).open(&path);
+            file.and_then(|file| image.mark_resumed(&file))
+                .map_err(|source| Error::Mark { path, source })?;
+        }
         jump::leave()
     }
 }

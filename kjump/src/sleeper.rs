@@ -155,8 +155,7 @@ impl Sleeper {
         layout: Layout,
         classes: &Classes,
     ) -> Result<(View<&Core<MappedFile>>, CoreWriter), Error> {
-        let core = self.machine.core(layout, classes);
-        core.map_err(|error| Error::Swap(error.to_string()))
+        self.machine.core(layout, classes).map_err(Error::swap)
     }
 
     /// Leaves word for the machine on the device at `path` why it was not saved.

@@ -6,7 +6,6 @@ use std::thread;
 
 use crate::{
     Memory, PAGE_SIZE, PageClass, PageMap, PageUse, PagesError, PhysAddr, PhysRange, RangeMap,
-    VmcoreInfo,
 };
 
 /// How much memory is looked at and handed out at once. No section of a map of pages is smaller on
@@ -64,28 +63,6 @@ impl FromIterator<(PhysRange, PageClass)> for Counts {
         }
         counts
     }
-}
-
-/// The classes of all of `memory`, whose kernel's VMCOREINFO is `info`, by the work of `threads` threads.
-///
-/// # Errors
-///
-/// [`PagesError`]: the kernel's map of pages is not there or cannot be believed, or memory cannot be read.
-pub fn classify<M: Memory + Sync + ?Sized>(
-    memory: &M,
-    info: &VmcoreInfo,
-    threads: usize,
-) -> Result<RangeMap<PageClass>, PagesError> {
-    let pages = PageMap::open(memory, info)?;
-    let mut map = RangeMap::new();
-    Classifier::new(memory, &pages).for_each(threads, None, &mut |range, classes| {
-        for_each_run(range, classes, |run, class| {
-            let inserted = map.insert(run, class);
-            debug_assert!(inserted.is_ok(), "chunks come in ascending order");
-        });
-        ControlFlow::Continue(())
-    })?;
-    Ok(map)
 }
 
 impl<'a, 'm, M: Memory + Sync + ?Sized> Classifier<'a, 'm, M> {
@@ -162,6 +139,24 @@ impl<'a, 'm, M: Memory + Sync + ?Sized> Classifier<'a, 'm, M> {
             }
             Ok(())
         })
+    }
+
+    /// The classes of all memory, by the work of `threads` threads. This takes room for each run of pages
+    /// of one class.
+    ///
+    /// # Errors
+    ///
+    /// As [`for_each`](Self::for_each).
+    pub fn classes(&self, threads: usize) -> Result<RangeMap<PageClass>, PagesError> {
+        let mut map = RangeMap::new();
+        self.for_each(threads, None, &mut |range, classes| {
+            for_each_run(range, classes, |run, class| {
+                let inserted = map.insert(run, class);
+                debug_assert!(inserted.is_ok(), "chunks come in ascending order");
+            });
+            ControlFlow::Continue(())
+        })?;
+        Ok(map)
     }
 
     /// All memory in `range` as ranges that cross no border of a chunk.
@@ -337,3 +332,6 @@ fn is_zero(bytes: &[u8]) -> bool {
             == 0
     }) && rest.iter().all(|byte| *byte == 0)
 }
+
+#[cfg(test)]
+mod tests;

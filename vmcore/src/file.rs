@@ -47,6 +47,7 @@ pub enum FileError {
 type AnyMemory = Box<dyn Memory + Send + Sync>;
 
 /// A file that holds a machine.
+#[derive(Debug)]
 pub struct SavedFile {
     /// The format.
     pub format: Format,
@@ -54,15 +55,6 @@ pub struct SavedFile {
     pub resumable: Option<Result<(), ImageError>>,
     /// The machine.
     pub machine: Saved<AnyMemory>,
-}
-
-impl fmt::Debug for SavedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SavedFile")
-            .field("format", &self.format)
-            .field("resumable", &self.resumable)
-            .finish_non_exhaustive()
-    }
 }
 
 impl SavedFile {

@@ -27,6 +27,8 @@
 mod address;
 mod classify;
 pub mod elf;
+#[cfg(test)]
+mod fake_machine;
 mod file;
 pub mod image;
 mod iomem;
@@ -44,7 +46,7 @@ mod translate;
 mod vmcoreinfo;
 
 pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
-pub use classify::{Classifier, Counts, classify, for_each_run};
+pub use classify::{Classifier, Counts, for_each_run};
 pub use file::{FileError, Format, SavedFile};
 pub use iomem::{IoMem, IoMemEntry, IoMemError};
 pub use mapped::MappedFile;

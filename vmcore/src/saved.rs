@@ -1,19 +1,19 @@
 //! A machine that was saved: its memory, both ways to look at it, and what its pages are for.
 
 use std::error::Error;
+use std::fmt;
 
 use crate::elf::{Core, CoreWriter};
 use crate::image::{Identity, Jump, Layout};
 use crate::{
     Classifier, Counts, Memory, PageClass, PageMap, PagesError, PhysAddr, RangeMap, ReadAt, Swap,
-    SwapError, View, VmcoreInfo, for_each_run,
+    SwapError, View, VmcoreInfo,
 };
 
 /// A machine that was saved: its memory, and what must be known to look at it both ways, as it lies and
 /// as the machine saw it.
 ///
 /// A machine that did not jump, as one that crashed, has one view only.
-#[derive(Debug)]
 pub struct Saved<M> {
     memory: M,
     notes: Vec<u8>,
@@ -50,6 +50,15 @@ impl Classes {
 #[derive(Debug, thiserror::Error)]
 #[error("the machine left no VMCOREINFO, by which its page structures could be read")]
 struct NoInfo;
+
+impl<M> fmt::Debug for Saved<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Saved")
+            .field("identity", &self.identity)
+            .field("jump", &self.jump)
+            .finish_non_exhaustive()
+    }
+}
 
 impl<S: ReadAt + Sync> Saved<Core<S>> {
     /// The machine in `core`, which was saved after `jump` if that is given, or if a note tells of one.
@@ -172,32 +181,37 @@ impl<M: Memory + Sync> Saved<M> {
     ///
     /// [`PagesError`] if the memory cannot be read.
     pub fn classify(&self, threads: usize) -> Result<Classes, PagesError> {
-        match self.classify_seen(threads) {
-            Ok(seen) => {
-                let raw = match self.swap.as_ref() {
-                    Ok(Some(swap)) => swap.raw(&seen),
-                    _ => seen.clone(),
-                };
-                Ok(Classes {
-                    raw,
-                    seen,
-                    unknown: None,
-                })
-            }
+        let swap = self.swap.as_ref().ok().and_then(Option::as_ref);
+        let (seen, unknown) = match self.classify_seen(threads) {
+            Ok(seen) => (seen, None),
             Err(reason) => {
-                let stored = runs(&Classifier::without_pages(&self.memory), threads)?;
-                let (raw, seen) = match (self.swap.as_ref(), self.layout()) {
-                    (Ok(Some(swap)), Layout::Raw) => (stored.clone(), swap.seen(&stored)),
-                    (Ok(Some(swap)), Layout::Seen) => (swap.raw(&stored), stored),
-                    _ => (stored.clone(), stored),
+                let stored = Classifier::without_pages(&self.memory).classes(threads)?;
+                let seen = match (swap, self.layout()) {
+                    (Some(swap), Layout::Raw) => swap.seen(&stored),
+                    _ => stored,
                 };
-                Ok(Classes {
-                    raw,
-                    seen,
-                    unknown: Some(reason),
-                })
+                (seen, Some(reason))
             }
-        }
+        };
+        let raw = match swap {
+            Some(swap) => swap.raw(&seen),
+            None => seen.clone(),
+        };
+        Ok(match self.left_out(&raw) {
+            Some(free) => Classes {
+                seen: joined(&seen, swap.map_or(free.clone(), |swap| swap.seen(&free))),
+                raw: joined(&raw, free),
+                unknown,
+            },
+            None => Classes { raw, seen, unknown },
+        })
+    }
+
+    /// The memory that was not saved although the machine had it: because it was free.
+    fn left_out(&self, raw: &RangeMap<PageClass>) -> Option<RangeMap<PageClass>> {
+        let all = self.identity.as_ref().filter(|_| self.jump.is_some())?;
+        let left_out = all.saved_memory().without(raw);
+        Some(left_out.filter_map(|()| Some(PageClass::Free)))
     }
 
     fn classify_seen(
@@ -207,7 +221,7 @@ impl<M: Memory + Sync> Saved<M> {
         let seen = self.seen().map_err(ToString::to_string)?;
         let info = self.info.as_ref().ok_or(NoInfo)?;
         let pages = PageMap::open(&seen, info)?;
-        Ok(runs(&Classifier::new(&seen, &pages), threads)?)
+        Ok(Classifier::new(&seen, &pages).classes(threads)?)
     }
 }
 
@@ -226,18 +240,9 @@ impl<M: Memory + Send + Sync + 'static> Saved<M> {
     }
 }
 
-/// All that `classifier` says.
-fn runs<M: Memory + Sync + ?Sized>(
-    classifier: &Classifier<'_, '_, M>,
-    threads: usize,
-) -> Result<RangeMap<PageClass>, PagesError> {
-    let mut map = RangeMap::new();
-    classifier.for_each(threads, None, &mut |range, classes| {
-        for_each_run(range, classes, |run, class| {
-            let inserted = map.insert(run, class);
-            debug_assert!(inserted.is_ok(), "chunks come in ascending order");
-        });
-        std::ops::ControlFlow::Continue(())
-    })?;
-    Ok(map)
+/// Both maps as one; they have no address in common.
+fn joined(map: &RangeMap<PageClass>, more: RangeMap<PageClass>) -> RangeMap<PageClass> {
+    let entries = map.iter().chain(more.iter());
+    let entries = entries.map(|(range, class)| (range, *class)).collect();
+    RangeMap::from_unsorted(entries).unwrap_or(more)
 }

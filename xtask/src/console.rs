@@ -57,6 +57,30 @@ pub(crate) fn peak_memory(text: &str) -> Option<u64> {
     number.parse().ok()
 }
 
+/// How many bytes the saving kernel did not save because they were free, if the line tells.
+pub(crate) fn left_out(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once("left out ")?;
+    let (size, _) = rest.split_once(" that were free")?;
+    bytes(size)
+}
+
+/// A size as `kjump` prints it, such as `12.3 MiB`, in bytes.
+fn bytes(size: &str) -> Option<u64> {
+    let (number, unit) = size.split_once(' ')?;
+    let unit: u64 = match unit {
+        "B" | "bytes" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
+    let tenths = Some(tenths).filter(|tenths| tenths.len() == 1)?;
+    let tenths: u64 = format!("{whole}{tenths}").parse().ok()?;
+    Some(tenths.checked_mul(unit)? / 10)
+}
+
 /// A line of a serial port as text: without what terminals do with it.
 pub(crate) fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
@@ -92,6 +116,26 @@ mod tests {
         ] {
             assert!(!is_crash(line), "{line}");
         }
+    }
+
+    #[test]
+    fn what_was_left_out_is_read() {
+        let line = |size| {
+            format!("kjump: left out {size} that were free, 12.0 MiB of zeros (found in 0.1 s)")
+        };
+        for (size, bytes) in [
+            ("612.5 MiB", Some((612 << 20) + (1 << 19))),
+            ("0 bytes", Some(0)),
+            ("1.0 GiB", Some(1 << 30)),
+            ("4 KiB", Some(4096)),
+            ("much", None),
+            ("1.25 GiB", None),
+            ("-1 MiB", None),
+            ("99999999999999 TiB", None),
+        ] {
+            assert_eq!(left_out(&line(size)), bytes, "{size}");
+        }
+        assert_eq!(left_out("kjump: saved 926.8 MiB in 5.3 s"), None);
     }
 
     #[test]

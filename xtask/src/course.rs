@@ -9,6 +9,8 @@ pub(crate) enum Course {
     Spoilt(&'static str),
     /// A jumps to B, which jumps right back.
     Bounce,
+    /// A jumps to B, which saves it and powers off: an image to look at.
+    Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
 }
@@ -93,6 +95,7 @@ impl Course {
                 }
                 vec![Boot::new("bounce", &[&phases, &[VERIFY, OFF]])]
             }
+            Self::Save => vec![Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]])],
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
                 let next = Boot::new("resume", &[&RESUME, &[LEAVE_AGAIN], &SAVE, &[OFF]]);
@@ -109,7 +112,7 @@ impl Course {
     pub(crate) fn spoil(self) -> Option<&'static str> {
         match self {
             Self::Spoilt(thing) => Some(thing),
-            Self::Alone(_) | Self::Bounce | Self::Loop => None,
+            Self::Alone(_) | Self::Bounce | Self::Save | Self::Loop => None,
         }
     }
 }
@@ -139,6 +142,7 @@ mod tests {
             Course::Alone(role),
             Course::Spoilt("disk"),
             Course::Bounce,
+            Course::Save,
             Course::Loop,
         ] {
             for boot in course.boots(2) {

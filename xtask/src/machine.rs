@@ -9,6 +9,8 @@ pub(crate) struct Machine {
     pub(crate) memory: u32,
     /// Number of CPUs.
     pub(crate) cpus: u32,
+    /// Number of NUMA nodes, which share memory and CPUs evenly.
+    pub(crate) nodes: u32,
     /// Model of the CPUs, as QEMU names it.
     pub(crate) cpu: String,
     /// Whether the CPUs run at once, each in a thread of its own, and not in turns.
@@ -65,6 +67,17 @@ impl Machine {
         add(&["-cpu", &self.cpu]);
         add(&["-smp", &self.cpus.to_string()]);
         add(&["-m", &self.memory.to_string()]);
+        if self.nodes > 1 {
+            for node in 0..self.nodes {
+                let (memory, node_of) = self.node(node);
+                let id = format!("node{node}");
+                add(&[
+                    "-object",
+                    &format!("memory-backend-ram,id={id},size={memory}M"),
+                ]);
+                add(&["-numa", &format!("node,memdev={id}{node_of}")]);
+            }
+        }
         add(&["-chardev", "stdio,id=console,signal=off"]);
         add(&["-serial", "chardev:console"]);
         add(&[
@@ -101,6 +114,22 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Memory of the NUMA node `node` in MiB, and its CPUs as QEMU's `-numa node` takes them. A node
+    /// may be without any.
+    fn node(&self, node: u32) -> (u32, String) {
+        let share = |all: u32| (all * node / self.nodes, all * (node + 1) / self.nodes);
+        let (memory_start, memory_end) = share(self.memory);
+        let (start, end) = share(self.cpus);
+        let cpus = match end - start {
+            0 => String::new(),
+            1 => format!(",cpus={start}"),
+            _ => format!(",cpus={start}-{}", end - 1),
+        };
+        (memory_end - memory_start, cpus)
+    }
+}
+
 /// A path as QEMU wants it where commas end a value.
 fn value(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
@@ -114,6 +143,7 @@ mod tests {
         Machine {
             memory: 512,
             cpus: 2,
+            nodes: 1,
             cpu: "qemu64".to_owned(),
             parallel: false,
             platform,
@@ -139,6 +169,48 @@ mod tests {
         let devices = values(&arguments, "-device");
         assert!(devices.ends_with(&["virtio-blk-pci,drive=disk0", "virtio-blk-pci,drive=disk1"]));
         assert_eq!(values(&arguments, "-append"), ["console=ttyS0 panic=-1"]);
+    }
+
+    #[test]
+    fn nodes_share_all_memory_and_all_cpus() {
+        let nodes = |nodes, cpus| {
+            let machine = Machine {
+                nodes,
+                cpus,
+                ..machine(Platform::Bios)
+            };
+            let arguments = machine.arguments();
+            let words = |option| {
+                let values = values(&arguments, option).into_iter();
+                values.map(str::to_owned).collect::<Vec<_>>()
+            };
+            (words("-object"), words("-numa"))
+        };
+        assert_eq!(nodes(1, 2), (vec![], vec![]));
+        let (objects, numa) = nodes(2, 4);
+        assert_eq!(
+            objects,
+            [
+                "memory-backend-ram,id=node0,size=256M",
+                "memory-backend-ram,id=node1,size=256M"
+            ]
+        );
+        assert_eq!(
+            numa,
+            ["node,memdev=node0,cpus=0-1", "node,memdev=node1,cpus=2-3"]
+        );
+        // What does not divide evenly is not lost, and a node may be without CPUs.
+        let (objects, numa) = nodes(3, 2);
+        assert!(objects[0].ends_with("size=170M") && objects[1].ends_with("size=171M"));
+        assert!(objects[2].ends_with("size=171M"));
+        assert_eq!(
+            numa,
+            [
+                "node,memdev=node0",
+                "node,memdev=node1,cpus=0",
+                "node,memdev=node2,cpus=1"
+            ]
+        );
     }
 
     #[test]

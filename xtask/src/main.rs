@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod analysis;
 mod build;
 mod console;
 mod course;
@@ -54,6 +55,11 @@ const TASKS: &[Task] = &[
         name: "vm",
         summary: "run one scenario, with any kernel, machine and memory",
         run: vm::main,
+    },
+    Task {
+        name: "analyse",
+        summary: "show what crash, drgn, gdb and makedumpfile make of a core",
+        run: analysis::main,
     },
     Task {
         name: "lab",

@@ -156,6 +156,7 @@ impl Runner<'_> {
             format!("lab.seed={}", crc32fast::hash(run.scenario.name.as_bytes())),
             format!("lab.fill={}", settings.fill),
             format!("lab.loops={}", settings.loops),
+            format!("lab.churn={}", settings.churn),
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.
             "no_timer_check".to_owned(),
@@ -170,12 +171,16 @@ impl Runner<'_> {
         if let Some(thing) = run.scenario.course.spoil() {
             words.push(format!("lab.spoil={thing}"));
         }
+        if !settings.append.is_empty() {
+            words.push(settings.append.clone());
+        }
         if boot.role != "resume" {
             words.push("ip=10.0.2.15::10.0.2.2:255.255.255.0:lab:eth0:off".to_owned());
         }
         Machine {
             memory: settings.memory,
             cpus: settings.cpus,
+            nodes: settings.nodes,
             cpu: settings.cpu.clone(),
             parallel: settings.parallel,
             platform: parts.platform.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::course::Course;
 use crate::lab::Kernel;
@@ -33,7 +33,11 @@ pub(crate) fn all() -> Vec<Scenario> {
             "self-check",
             "what A holds is verified without a jump, and harm to any of it is noticed",
             Course::Alone("self-check"),
-        ),
+        )
+        .on(Settings {
+            churn: 40,
+            ..standard()
+        }),
         scenario(
             "self-check-spoilt",
             "one wrong bit in A's memory fails a run",
@@ -78,6 +82,11 @@ pub(crate) fn all() -> Vec<Scenario> {
             )
         },
         scenario("bounce", "A → B → A", Course::Bounce),
+        scenario(
+            "image",
+            "A → B, power off; with --keep, an image to look at",
+            Course::Save,
+        ),
         scenario("loop", "A → B, power off, C → D → A", Course::Loop),
         scenario(
             "loop-big",
@@ -130,6 +139,50 @@ pub(crate) fn all() -> Vec<Scenario> {
         })
         .judged_by(has_4_cpus),
         scenario(
+            "loop-freed",
+            "the loop with much memory that was used and freed: it need not be saved",
+            Course::Loop,
+        )
+        .on(freed())
+        .judged_by(leaves_out_what_is_free),
+        scenario(
+            "loop-init-on-free",
+            "the same on kernels that count on free memory being zero",
+            Course::Loop,
+        )
+        .on(Settings {
+            append: "init_on_free=1".to_owned(),
+            ..freed()
+        })
+        .within(Duration::from_secs(300))
+        .judged_by(leaves_out_what_is_free),
+        scenario(
+            "loop-page-poison",
+            "the same on kernels that check free memory, and what else may be harmed",
+            Course::Loop,
+        )
+        .on(Settings {
+            append: "page_poison=1 page_owner=on slub_debug=FZP".to_owned(),
+            ..freed()
+        })
+        .within(Duration::from_secs(300))
+        .judged_by(leaves_out_what_is_free),
+        scenario(
+            "loop-numa",
+            "the same on a machine with two NUMA nodes and 2 GiB",
+            Course::Loop,
+        )
+        .on(Settings {
+            memory: 2048,
+            nodes: 2,
+            ..freed()
+        })
+        .within(Duration::from_secs(300))
+        .judged_by(|boots| {
+            shows(boots, 0, "lab: nodes=2")?;
+            leaves_out_what_is_free(boots)
+        }),
+        scenario(
             "loop-twice",
             "two loops in a row from one boot of A",
             Course::Loop,
@@ -139,6 +192,15 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..standard()
         }),
     ]
+}
+
+/// A machine much of whose memory was used and is free.
+fn freed() -> Settings {
+    Settings {
+        fill: 20,
+        churn: 60,
+        ..Settings::default()
+    }
 }
 
 /// The scenario of this name.
@@ -203,6 +265,39 @@ fn came_back_unsaved(boots: &[Transcript]) -> Result<()> {
     shows(boots, 0, "kjump: jumping back")
 }
 
+/// Each time that A was saved, what it had freed just before was not, or half of it at the least:
+/// the window and the kernel take some.
+fn leaves_out_what_is_free(boots: &[Transcript]) -> Result<()> {
+    let freed: Vec<u64> = boots
+        .iter()
+        .flat_map(|boot| boot.values("before.freed"))
+        .map(|value| {
+            let (mib, _) = value
+                .split_once(" MiB")
+                .context("no size of what A freed")?;
+            let mib: u64 = mib.parse().context("no size of what A freed")?;
+            Ok(mib << 20)
+        })
+        .collect::<Result<_>>()?;
+    let left_out: Vec<u64> = boots.iter().flat_map(Transcript::left_out).collect();
+    ensure!(!freed.is_empty(), "A did not say what it freed");
+    ensure!(
+        left_out.len() == freed.len(),
+        "{} times B said how much it left out, where A was saved {} times",
+        left_out.len(),
+        freed.len()
+    );
+    for (freed, left_out) in freed.into_iter().zip(left_out) {
+        ensure!(
+            left_out >= freed / 2,
+            "B left out {} MiB where A had freed {} MiB",
+            left_out >> 20,
+            freed >> 20
+        );
+    }
+    Ok(())
+}
+
 /// Fails unless some line of a boot has `text`.
 fn shows(boots: &[Transcript], boot: usize, text: &str) -> Result<()> {
     let found = boots.get(boot).is_some_and(|boot| boot.shows(text));
@@ -231,5 +326,37 @@ mod tests {
         assert!(has_4_cpus(&[four, two]).is_err());
         let four = || Transcript::of(&["hello", "kjump: 4 CPUs"]);
         assert!(has_4_cpus(&[four(), four()]).is_ok());
+    }
+
+    #[test]
+    fn half_of_what_is_freed_has_to_be_left_out() {
+        let judged = |boots: &[&[&str]]| {
+            let boots: Vec<_> = boots.iter().map(|lines| Transcript::of(lines)).collect();
+            leaves_out_what_is_free(&boots).is_ok()
+        };
+        let freed = "[    5.0] lab: before.freed=600 MiB filled and freed, 650 MiB free";
+        let enough = "kjump: left out 300.0 MiB that were free, 12.0 MiB of zeros";
+        let little = "kjump: left out 299.9 MiB that were free, 512.0 MiB of zeros";
+        assert!(judged(&[&[freed, enough], &["lab: verdict=ok"]]));
+        assert!(judged(&[&[freed, enough], &[freed, enough], &[]]));
+        assert!(!judged(&[&[freed, little], &[]]));
+        assert!(!judged(&[&[freed, enough], &[freed, little], &[]]));
+        assert!(!judged(&[&[freed, enough], &[freed], &[]]));
+        assert!(!judged(&[&[enough], &[]]));
+        assert!(!judged(&[&["lab: before.freed=much", enough], &[]]));
+        assert!(!judged(&[]));
+    }
+
+    #[test]
+    fn no_scenario_wants_more_memory_than_there_is() {
+        for scenario in all() {
+            let settings = scenario.settings;
+            assert!(settings.fill <= 95, "{}", scenario.name);
+            assert!(
+                settings.churn == 0 || settings.fill + settings.churn <= 90,
+                "{}",
+                scenario.name
+            );
+        }
     }
 }

@@ -27,6 +27,12 @@ pub(crate) struct Settings {
     pub(crate) window: Option<String>,
     /// How often A is left and comes back.
     pub(crate) loops: u32,
+    /// How much of A's memory to fill with content and to free again before each jump, in percent.
+    pub(crate) churn: u32,
+    /// Number of NUMA nodes, which share memory and CPUs evenly.
+    pub(crate) nodes: u32,
+    /// What the command lines of A and C have besides what the lab needs.
+    pub(crate) append: String,
 }
 
 /// What most scenarios run on.
@@ -45,6 +51,9 @@ impl Default for Settings {
             fill: 40,
             window: None,
             loops: 1,
+            churn: 0,
+            nodes: 1,
+            append: String::new(),
         }
     }
 }
@@ -82,6 +91,15 @@ pub(crate) struct Overrides {
     /// How often to go through it all from one boot of A
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     loops: Option<u32>,
+    /// How much of A's memory to fill and free before each jump, besides what is held
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=90))]
+    churn: Option<u32>,
+    /// Number of NUMA nodes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    nodes: Option<u32>,
+    /// More parameters for the kernels A and C, such as "init_on_free=1"
+    #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
+    append: Option<String>,
 }
 
 impl Overrides {
@@ -98,6 +116,9 @@ impl Overrides {
             fill: self.fill.unwrap_or(settings.fill),
             window: self.window.or(settings.window),
             loops: self.loops.unwrap_or(settings.loops),
+            churn: self.churn.unwrap_or(settings.churn),
+            nodes: self.nodes.unwrap_or(settings.nodes),
+            append: self.append.unwrap_or(settings.append),
         }
     }
 }
@@ -135,7 +156,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_changed() {
         let line = "vm --kernel 6.1 --memory 4096 --cpus 4 --cpu qemu64 --parallel --kaslr off --uefi --fill 62 \
-                    --window 64M@0x10000000 --loops 3";
+                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1";
         assert_eq!(
             settings(line),
             Some(Settings {
@@ -149,6 +170,9 @@ mod tests {
                 fill: 62,
                 window: Some("64M@0x10000000".to_owned()),
                 loops: 3,
+                churn: 20,
+                nodes: 2,
+                append: "init_on_free=1".to_owned(),
             })
         );
     }
@@ -163,6 +187,10 @@ mod tests {
             "vm --fill 96",
             "vm --fill -1",
             "vm --loops 0",
+            "vm --churn 91",
+            "vm --nodes 0",
+            "vm --nodes 9",
+            "vm --append",
             "vm --kernel 5.0",
             "vm --windows 64M",
         ] {

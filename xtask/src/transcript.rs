@@ -72,6 +72,14 @@ impl Transcript {
             .collect()
     }
 
+    /// How many bytes each saving kernel left out because they were free.
+    pub(crate) fn left_out(&self) -> Vec<u64> {
+        let lines = self.lines.iter();
+        lines
+            .filter_map(|line| console::left_out(&line.text))
+            .collect()
+    }
+
     /// The most memory that each of the long runs held, in KiB.
     pub(crate) fn peak_memory(&self) -> Vec<u64> {
         let lines = self.lines.iter();

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use vmcore::elf::Core;
-use vmcore::{IoMem, Memory as _, ReadAt};
+use vmcore::{IoMem, Memory as _, MemoryKind, ReadAt};
 
 use super::*;
 use crate::bzimage::tests::sample;
@@ -129,7 +129,7 @@ proptest! {
             }
         }
         let boot = Boot { kernel: &kernel, initramfs: &[1; 100], append: "" };
-        let _ = saved_memory(&identity);
+        let _ = identity.saved_memory();
         let _ = LoadPlan::restoring(&machine, &identity, &boot);
         let _ = LoadPlan::saving(&machine, &identity, &boot);
     }
@@ -231,10 +231,13 @@ fn the_core_headers_speak_of_all_other_memory() {
         let at = CommandLine::value(&cmdline, "elfcorehdr").unwrap();
         let at = u64::from_str_radix(&at[2..], 16).unwrap();
         let core = Core::open(Loaded(plan, at)).unwrap();
-        assert_eq!(Identity::from_notes(&core.encode_notes()).as_ref(), Some(identity));
+        assert_eq!(
+            Identity::from_notes(&core.encode_notes()).as_ref(),
+            Some(identity)
+        );
         assert_eq!(
             core.contents().filter_map(|_| Some(())),
-            saved_memory(identity)
+            identity.saved_memory()
         );
         for load in core.loads() {
             assert_eq!(load.offset, load.memory.start().get());

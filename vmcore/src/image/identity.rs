@@ -5,7 +5,7 @@ use std::fmt;
 use super::HEADER_SIZE;
 use super::wire::{Reader, Writer};
 use crate::elf::{Notes, encode_note};
-use crate::{MemoryKind, PhysRange, RangeMap};
+use crate::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
 
 /// A number, drawn at random when a machine prepares to hibernate, that tells its image from all
 /// others.
@@ -94,8 +94,8 @@ const NO_FILL: u32 = 0x100;
 impl Identity {
     /// Owner name of the note.
     const NOTE_NAME: &str = "KJUMP";
-    /// Kind of the note.
-    const NOTE_KIND: u32 = 1;
+    /// Kind of the note: none that tools take for a note of a CPU, whoever its owner is.
+    const NOTE_KIND: u32 = 0x4b4a_0001;
 
     /// The identity as an ELF note.
     #[must_use]
@@ -115,6 +115,43 @@ impl Identity {
             return None;
         }
         Self::decode(&mut Reader::new(note.desc))
+    }
+
+    /// The memory that is saved as it lies: whole pages of RAM outside the window and low memory, whose
+    /// contents the jump has put elsewhere in it.
+    ///
+    /// ```
+    /// # use vmcore::image::{Identity, ImageId, Paging};
+    /// # use vmcore::{MemoryKind, PhysRange, RangeMap};
+    /// # let range = |start, end| PhysRange::new(start, end).unwrap();
+    /// # let (mut low, mut memory) = (RangeMap::new(), RangeMap::new());
+    /// # low.insert(range(0x1000, 0x9f000), ())?;
+    /// # memory.insert(range(0x1000, 0x9fc00), MemoryKind::Ram)?;
+    /// # memory.insert(range(0x10_0000, 0x4000_0000), MemoryKind::Ram)?;
+    /// # let identity = Identity {
+    /// #     id: ImageId([0; 16]),
+    /// #     release: String::new(),
+    /// #     build_id: Vec::new(),
+    /// #     paging: Paging::FourLevel,
+    /// #     window: range(0x400_0000, 0xa00_0000),
+    /// #     low,
+    /// #     memory,
+    /// #     free_fill: None,
+    /// # };
+    /// let saved: Vec<_> = identity.saved_memory().ranges().collect();
+    /// assert_eq!(saved, [range(0x10_0000, 0x400_0000), range(0xa00_0000, 0x4000_0000)]);
+    /// # Ok::<(), vmcore::Overlap>(())
+    /// ```
+    #[must_use]
+    pub fn saved_memory(&self) -> RangeMap<()> {
+        let mut saved = self
+            .memory
+            .filter_map(|kind| (*kind == MemoryKind::Ram).then_some(()))
+            .shrink_to(PAGE_SIZE);
+        for range in self.low.ranges().chain([self.window]) {
+            saved.remove(range);
+        }
+        saved
     }
 
     /// The build id in hexadecimal digits.

@@ -26,8 +26,8 @@ pub struct Jump {
 impl Jump {
     /// Owner name of the note.
     const NOTE_NAME: &str = "KJUMP";
-    /// Kind of the note.
-    const NOTE_KIND: u32 = 2;
+    /// Kind of the note: none that tools take for a note of a CPU, whoever its owner is.
+    const NOTE_KIND: u32 = 0x4b4a_0002;
 
     /// These encoded notes, with the one of this jump in place of any other.
     #[must_use]

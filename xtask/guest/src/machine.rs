@@ -37,13 +37,17 @@ pub(crate) fn power_off() -> Result<Infallible> {
 /// All memory of the machine in bytes, from `/proc/meminfo`.
 pub(crate) fn memory_size() -> Result<u64> {
     let meminfo = read("/proc/meminfo")?;
-    memory_total(&meminfo).context("no MemTotal in /proc/meminfo")
+    memory_of(&meminfo, "MemTotal:").context("no MemTotal in /proc/meminfo")
 }
 
-fn memory_total(meminfo: &str) -> Option<u64> {
-    let rest = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+/// The memory in bytes that nothing uses, from `/proc/meminfo`.
+pub(crate) fn free_memory() -> Result<u64> {
+    let meminfo = read("/proc/meminfo")?;
+    memory_of(&meminfo, "MemFree:").context("no MemFree in /proc/meminfo")
+}
+
+fn memory_of(meminfo: &str, what: &str) -> Option<u64> {
+    let rest = meminfo.lines().find_map(|line| line.strip_prefix(what))?;
     let kib: u64 = rest.trim().strip_suffix(" kB")?.parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -71,6 +75,17 @@ pub(crate) fn disks() -> Result<Vec<String>> {
     }
     disks.sort();
     Ok(disks.into_iter().map(|(_, disk)| disk).collect())
+}
+
+/// Number of the NUMA nodes that have memory or CPUs; 1 on a kernel that knows none.
+pub(crate) fn nodes() -> Result<usize> {
+    let path = Path::new("/sys/devices/system/node/online");
+    if !path.exists() {
+        return Ok(1);
+    }
+    let list = read(path)?;
+    let nodes = processor_list(&list).with_context(|| format!("not a list of nodes: {list}"))?;
+    Ok(nodes.len())
 }
 
 /// Numbers of the CPUs that are on line.
@@ -108,9 +123,10 @@ mod tests {
     #[test]
     fn memory_size_is_in_kib() {
         let meminfo = "MemFree:  1 kB\nMemTotal:        1011376 kB\n";
-        assert_eq!(memory_total(meminfo), Some(1_011_376 << 10));
-        assert_eq!(memory_total("MemFree:  1 kB\n"), None);
-        assert_eq!(memory_total("MemTotal:  many kB\n"), None);
+        assert_eq!(memory_of(meminfo, "MemTotal:"), Some(1_011_376 << 10));
+        assert_eq!(memory_of(meminfo, "MemFree:"), Some(1024));
+        assert_eq!(memory_of("MemFree:  1 kB\n", "MemTotal:"), None);
+        assert_eq!(memory_of("MemTotal:  many kB\n", "MemTotal:"), None);
     }
 
     #[test]

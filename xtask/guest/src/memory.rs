@@ -1,13 +1,11 @@
 //! Anonymous memory full of content, held by one process for each CPU.
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 
 use crate::content::{Content, Findings, PAGE_BYTES, PAGE_WORDS, add_to_checksum};
-use crate::machine;
 use crate::witness::Witness;
 use crate::worker::{self, Worker};
+use crate::{machine, processors};
 
 /// Memory of several processes, all of it filled.
 pub(crate) struct Memory {
@@ -40,6 +38,14 @@ impl Memory {
             holders,
             checksum: None,
         })
+    }
+
+    /// Frees the memory, and returns how many bytes that were.
+    pub(crate) fn free(self) -> Result<u64> {
+        for holder in self.holders {
+            holder.end()?;
+        }
+        Ok(self.pages * PAGE_BYTES as u64)
     }
 
     /// Reads all of the memory, on all CPUs at once, and returns its checksum if it is right.
@@ -106,9 +112,7 @@ pub(crate) fn hold(numbers: &[&str]) -> Result<()> {
     let &[processor, seed, first, pages] = numbers.as_slice() else {
         bail!("wants a CPU, a seed, the first page and the number of pages");
     };
-    let mut set = CpuSet::new();
-    set.set(usize::try_from(processor)?)?;
-    sched_setaffinity(Pid::from_raw(0), &set).context("choosing a CPU")?;
+    processors::stay_on(usize::try_from(processor)?)?;
     let content = Content::new(seed);
     let mut words = vec![0; usize::try_from(pages)? * PAGE_WORDS];
     worker::serve(|command| match command {
@@ -126,14 +130,14 @@ pub(crate) fn hold(numbers: &[&str]) -> Result<()> {
     })
 }
 
-fn format_findings(findings: &Findings) -> String {
+pub(crate) fn format_findings(findings: &Findings) -> String {
     let first = findings
         .first_wrong
         .map_or("-".to_owned(), |n| n.to_string());
     format!("{:x} {} {first}", findings.checksum, findings.wrong_pages)
 }
 
-fn parse_findings(line: &str) -> Result<Findings> {
+pub(crate) fn parse_findings(line: &str) -> Result<Findings> {
     let mut words = line.split(' ');
     let mut word = || {
         words

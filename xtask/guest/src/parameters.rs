@@ -11,6 +11,8 @@ pub(crate) struct Parameters {
     pub(crate) seed: u64,
     /// `lab.fill`: how much of all memory to fill with content, in percent.
     pub(crate) fill: u8,
+    /// `lab.churn`: how much of all memory to fill and to free again before each jump, in percent.
+    pub(crate) churn: u8,
     /// `lab.loops`: how often to leave this kernel and come back.
     pub(crate) loops: u32,
     /// `lab.window`: memory for the other kernels, as `kjump --window` takes it.
@@ -69,6 +71,7 @@ impl Parameters {
             role: Role::SelfCheck,
             seed: 1,
             fill: 40,
+            churn: 0,
             loops: 1,
             window: None,
             spoil: None,
@@ -89,6 +92,7 @@ impl Parameters {
                 }
                 "seed" => parameters.seed = value.parse().with_context(wrong)?,
                 "fill" => parameters.fill = value.parse().with_context(wrong)?,
+                "churn" => parameters.churn = value.parse().with_context(wrong)?,
                 "loops" => parameters.loops = value.parse().with_context(wrong)?,
                 "window" => parameters.window = Some(value.to_owned()),
                 "spoil" => parameters.spoil = Some(value.to_owned()),
@@ -98,6 +102,13 @@ impl Parameters {
         }
         if parameters.fill > 95 {
             bail!("lab.fill={} leaves no memory to work with", parameters.fill);
+        }
+        if parameters.churn > 90_u8.saturating_sub(parameters.fill) && parameters.churn > 0 {
+            bail!(
+                "lab.churn={} with lab.fill={} leaves no memory to work with",
+                parameters.churn,
+                parameters.fill
+            );
         }
         parameters.role = role.context("no lab.role on the kernel command line")?;
         Ok(parameters)
@@ -110,11 +121,12 @@ mod tests {
 
     #[test]
     fn parameters_are_found_among_those_of_others() {
-        let line = "console=ttyS0 lab.role=hibernate nokaslr lab.fill=62 lab.seed=7 lab.loops=2 \
+        let line = "console=ttyS0 lab.role=hibernate nokaslr lab.fill=62 lab.churn=28 lab.seed=7 lab.loops=2 \
                     lab.window=64M@0x1000000 lab.append=console=ttyS0,panic=-1\n";
         let parameters = Parameters::parse(line).unwrap();
         assert_eq!(parameters.role, Role::Hibernate);
         assert_eq!(parameters.fill, 62);
+        assert_eq!(parameters.churn, 28);
         assert_eq!(parameters.seed, 7);
         assert_eq!(parameters.loops, 2);
         assert_eq!(parameters.window.as_deref(), Some("64M@0x1000000"));
@@ -129,6 +141,8 @@ mod tests {
             "lab.role=sleep",
             "lab.role=bounce lab.fill=96",
             "lab.role=bounce lab.fill=300",
+            "lab.role=bounce lab.fill=40 lab.churn=51",
+            "lab.role=bounce lab.fill=95 lab.churn=1",
             "lab.role=bounce lab.loops=-1",
             "lab.role=bounce lab.fil=3",
         ] {

@@ -82,11 +82,7 @@ impl Pinned {
     }
 
     fn run(&self) {
-        let mut set = CpuSet::new();
-        let pinned = set
-            .set(self.processor)
-            .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-        if pinned.is_err() {
+        if stay_on(self.processor).is_err() {
             self.astray.fetch_add(1, Ordering::SeqCst);
         }
         loop {
@@ -115,4 +111,12 @@ impl Pinned {
         }
         bail!("the thread of CPU {} stands still", self.processor)
     }
+}
+
+/// Keeps the calling thread on one CPU.
+pub(crate) fn stay_on(processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .with_context(|| format!("choosing CPU {processor}"))
 }

@@ -5,7 +5,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::clock::Clock;
 use crate::content::PAGE_WORDS;
 use crate::disk::{self, Disk};
+use crate::freed::Freed;
 use crate::identity::Identity;
+use crate::kernel_log::KernelLog;
 use crate::memory::Memory;
 use crate::messages::Messages;
 use crate::network::Network;
@@ -14,6 +16,9 @@ use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
 use crate::{console, kjump, machine, refusals};
+
+/// What C fills memory with.
+const JUNK: u64 = 0xdead_dead_dead_dead;
 
 /// Plays the role that `parameters` name.
 pub(crate) fn play(parameters: &Parameters) -> Result<()> {
@@ -82,19 +87,37 @@ fn save_fails(parameters: &Parameters) -> Result<()> {
 
 /// C: makes sure that free memory holds nothing of value, and resumes A.
 fn resume(parameters: &Parameters) -> Result<()> {
-    let bytes = machine::memory_size()? / 100 * u64::from(parameters.fill);
-    let words = usize::try_from(bytes / 8)?;
-    // Not zero, which some of A's pages are.
-    let junk = vec![0xdead_dead_dead_dead_u64; words];
-    ensure!(junk.iter().step_by(PAGE_WORDS).all(|&word| word != 0));
-    drop(junk);
+    // More than that, and there would be no room for the next kernel.
+    const KEPT_AT_MOST: u8 = 60;
+
+    let percent = parameters.fill + parameters.churn;
+    let kept = junk(percent.min(KEPT_AT_MOST))?;
+    let dropped = junk(percent.saturating_sub(KEPT_AT_MOST))?;
+    let bytes = (kept.len() + dropped.len()) * 8;
+    drop(dropped);
     console::report("ready", &format!("spoilt {} MiB", bytes >> 20));
     refusals::ask(refusals::BEFORE_RESUME)?;
     let image = disk::image_disk()?;
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
     kjump::run(&resume)?;
+    // It is held until now: a kernel may clear what is freed, and a page that is not restored must not
+    // be right by chance.
+    ensure!(is_junk(&kept), "the junk changed");
     bail!("kjump resume returned")
+}
+
+/// So much of all memory, full of what no page of A's holds.
+fn junk(percent: u8) -> Result<Vec<u64>> {
+    let bytes = machine::memory_size()? / 100 * u64::from(percent);
+    // Not zero, which some of A's pages are.
+    let junk = vec![JUNK; usize::try_from(bytes / 8)?];
+    ensure!(is_junk(&junk), "the junk changed");
+    Ok(junk)
+}
+
+fn is_junk(words: &[u64]) -> bool {
+    words.iter().step_by(PAGE_WORDS).all(|&word| word == JUNK)
 }
 
 fn doctor_yes() -> Result<()> {
@@ -141,17 +164,24 @@ fn witnesses(parameters: &Parameters) -> Result<Vec<Box<dyn Witness>>> {
         4
     };
     console::report("paging-levels", &levels.to_string());
-    Ok(vec![
+    console::report("nodes", &machine::nodes()?.to_string());
+    let mut witnesses: Vec<Box<dyn Witness>> = vec![
         Box::new(Identity::learn()?),
         Box::new(Clock::read()),
         Box::new(Memory::fill(seed, parameters.fill)?),
-        Box::new(TmpfsFile::write(seed)?),
-        Box::new(Messages::start()?),
-        Box::new(Disk::mount(seed)?),
-        Box::new(Network::new(seed)),
-        // Last, because spoiling it takes a CPU away from the others.
-        Box::new(Processors::start()?),
-    ])
+    ];
+    if parameters.churn > 0 {
+        witnesses.push(Box::new(Freed::new(seed, parameters.churn)));
+    }
+    witnesses.push(Box::new(TmpfsFile::write(seed)?));
+    witnesses.push(Box::new(Messages::start()?));
+    witnesses.push(Box::new(Disk::mount(seed)?));
+    witnesses.push(Box::new(Network::new(seed)));
+    // After those that have the kernel do something.
+    witnesses.push(Box::new(KernelLog::open()?));
+    // Last, because spoiling it takes a CPU away from the others.
+    witnesses.push(Box::new(Processors::start()?));
+    Ok(witnesses)
 }
 
 /// Spoils what the lab wants spoilt, if anything.

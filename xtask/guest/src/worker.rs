@@ -3,15 +3,16 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::{memory, messages};
+use crate::{freed, memory, messages};
 
 /// Runs as the process that `arguments` name, until its standard input ends.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["hold-memory", numbers @ ..] => memory::hold(numbers),
+        ["take-memory", numbers @ ..] => freed::take(numbers),
         ["send-messages"] => messages::send(),
         ["answer-messages"] => messages::answer(),
         _ => bail!("no such worker"),
@@ -77,6 +78,22 @@ impl Worker {
             bail!("{} ended: {:?}", self.name, self.child.wait());
         }
         Ok(line.trim_end().to_owned())
+    }
+
+    /// Ends the process, and waits until all that it held is free.
+    pub(crate) fn end(self) -> Result<()> {
+        let Self {
+            name,
+            mut child,
+            commands,
+            ..
+        } = self;
+        drop(commands);
+        let status = child
+            .wait()
+            .with_context(|| format!("waiting for the end of {name}"))?;
+        ensure!(status.success(), "{name} failed: {status}");
+        Ok(())
     }
 
     /// Sends a command and waits for the answer.

@@ -17,6 +17,9 @@ use super::activity;
 /// is installed, has it here.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// What dpkg would know of a machine without packages: an empty file, in the archive's directory.
+const NOTHING_INSTALLED: &str = "status";
+
 /// Some suites of Debian's archives, with what they hold today.
 pub(super) struct Archive {
     /// Holds apt's source list, state and cache.
@@ -56,6 +59,7 @@ impl Archive {
         };
         fs::create_dir_all(directory.join("state/lists/partial"))?;
         fs::create_dir_all(directory.join("cache/archives/partial"))?;
+        fs::write(directory.join(NOTHING_INSTALLED), "")?;
         let machine =
             output(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))?;
         fs::write(archive.source_list(), source_list(&machine, suites))?;
@@ -125,6 +129,65 @@ impl Archive {
             .with_context(|| format!("apt left no package in {}", directory.display()))
     }
 
+    /// The packages `names` and all that they need, as for a machine that has nothing installed; in order
+    /// of name.
+    ///
+    /// # Errors
+    ///
+    /// If the suites do not have all of that, or not in versions that go together, with what apt says of
+    /// it; or if they could not be reached.
+    pub(super) fn closure(&self, names: &[&str]) -> Result<Vec<Package>> {
+        let mut resolve = self.command("apt-get");
+        resolve
+            .args(["-q", "--yes", "--no-install-recommends", "--print-uris"])
+            .args(["-o", "Acquire::ForceHash=SHA256"])
+            .arg("install")
+            .args(names);
+        let text = match (output(&mut resolve), &self.unreached) {
+            (Ok(text), _) => text,
+            (Err(_), Some(why)) => bail!(
+                "cannot look for {} in {}: is there a network?\n{why}",
+                names.join(", "),
+                self.suites.join(" or ")
+            ),
+            (Err(error), None) => return Err(error),
+        };
+        let mut packages = downloads(&text)?;
+        packages.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        for name in names {
+            if !packages.iter().any(|package| package.name == *name) {
+                bail!("apt tells nothing of the package {name} that it was asked for");
+            }
+        }
+        Ok(packages)
+    }
+
+    /// Downloads all of `packages` into `directory`, for `what`, where they are files that end in
+    /// `.deb`.
+    ///
+    /// # Errors
+    ///
+    /// If apt cannot get one of them, or not with the hash that the archive's index tells.
+    pub(super) fn download_all(
+        &self,
+        what: &str,
+        packages: &[Package],
+        directory: &Path,
+        log: &Path,
+    ) -> Result<()> {
+        let mut download = self.command("apt-get");
+        download
+            .arg("download")
+            .args(
+                packages
+                    .iter()
+                    .map(|package| format!("{}={}", package.name, package.version)),
+            )
+            .current_dir(directory);
+        let what = format!("{what}: downloading {} packages", packages.len());
+        activity::run(&what, &mut download, log, activity::no_state)
+    }
+
     /// What the archive's index tells of the package `name`, as `Key: value` lines.
     fn record(&self, name: &str) -> Result<String> {
         if let Ok(record) =
@@ -164,6 +227,10 @@ impl Archive {
             ("Dir::Etc::preferences", Path::new("/dev/null")),
             ("Dir::Etc::preferencesparts", Path::new("/dev/null")),
             ("Dir::State", &self.directory.join("state")),
+            (
+                "Dir::State::status",
+                &self.directory.join(NOTHING_INSTALLED),
+            ),
             ("Dir::Cache", &self.directory.join("cache")),
             // As root, apt would download as a user who may not write here.
             ("APT::Sandbox::User", Path::new("root")),
@@ -230,11 +297,60 @@ fn dependency<'a>(depends: &'a str, prefix: &str) -> Option<&'a str> {
         .find(|name| name.starts_with(prefix))
 }
 
+/// The packages that `apt-get --print-uris` tells to be downloaded: lines of a URI in quotes, the name
+/// of the file, its size, and its hash.
+fn downloads(text: &str) -> Result<Vec<Package>> {
+    text.lines()
+        .filter(|line| line.starts_with('\''))
+        .map(|line| {
+            read_download(line).with_context(|| format!("apt told of a download as `{line}`"))
+        })
+        .collect()
+}
+
+/// The package in one such line. The file's name is `NAME_VERSION_ARCHITECTURE.deb`, with some
+/// characters of the version as `%` and two hexadecimal digits.
+fn read_download(line: &str) -> Option<Package> {
+    let (_, rest) = line.strip_prefix('\'')?.split_once('\'')?;
+    let [file, _size, hash] = rest
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .try_into()
+        .ok()?;
+    let [name, version, _architecture]: [&str; 3] = file
+        .strip_suffix(".deb")?
+        .split('_')
+        .collect::<Vec<_>>()
+        .try_into()
+        .ok()?;
+    Some(Package {
+        name: name.to_owned(),
+        version: unquote(version)?,
+        sha256: hash.strip_prefix("SHA256:")?.to_owned(),
+    })
+}
+
+/// `text` with each `%` and two hexadecimal digits as the ASCII character that they stand for.
+fn unquote(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut plain = parts.next()?.to_owned();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        let byte = u8::from_str_radix(digits, 16).ok()?;
+        if !byte.is_ascii() {
+            return None;
+        }
+        plain.push(char::from(byte));
+        plain.push_str(rest);
+    }
+    Some(plain)
+}
+
 /// What `command` prints on standard output.
 fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| {
-        format!("cannot start {name}: the lab takes kernels from Debian's packages, by apt")
+        format!("cannot start {name}: the lab takes what it needs from Debian's packages, by apt")
     })?;
     if !output.status.success() {
         bail!(
@@ -316,5 +432,53 @@ mod tests {
         );
         assert_eq!(dependency(depends, "linux-headers-"), None);
         assert_eq!(dependency("", "linux-image-"), None);
+    }
+
+    #[test]
+    fn downloads_are_read_from_apts_words() {
+        let hash = "ab".repeat(32);
+        let text = format!(
+            "Reading package lists...\n\
+             'http://m.example/debian/pool/main/m/makedumpfile/makedumpfile_1.7.8-1_amd64.deb' \
+             makedumpfile_1%3a1.7.8-1_amd64.deb 184608 SHA256:{hash}\n\
+             'http://m.example/debian/pool/main/t/tzdata/tzdata_2026f-1_all.deb' \
+             tzdata_2026f-1_all.deb 263396 SHA256:{hash}\n"
+        );
+        let packages = downloads(&text).unwrap();
+        let told: Vec<(&str, &str, &str)> = packages
+            .iter()
+            .map(|p| (&*p.name, &*p.version, &*p.sha256))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("makedumpfile", "1:1.7.8-1", &*hash),
+                ("tzdata", "2026f-1", &*hash)
+            ]
+        );
+        assert_eq!(downloads("").unwrap(), []);
+    }
+
+    #[test]
+    fn downloads_that_cannot_be_read_are_named() {
+        for line in [
+            "'http://m.example/a_1_all.deb' a_1_all.deb 1 MD5Sum:00",
+            "'http://m.example/a_1_all.deb' a_1_all.deb 1",
+            "'http://m.example/a_1.deb' a_1.deb 1 SHA256:00",
+            "'http://m.example/a_1_all.deb' a_1%3_all.deb 1 SHA256:00",
+            "'http://m.example/a_1_all.deb' a_1%ff_all.deb 1 SHA256:00",
+            "'",
+        ] {
+            let error = downloads(line).unwrap_err().to_string();
+            assert!(error.contains(line), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_words_are_read_or_refused(text in "['a-z_%0-9é .:]{0,40}") {
+            let _ = downloads(&text);
+            let _ = unquote(&text);
+        }
     }
 }

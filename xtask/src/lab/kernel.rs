@@ -196,11 +196,11 @@ impl Cache {
 
 /// A directory for what is in the making, beside its later place, so that it gets there by a rename.
 /// It is removed when it is dropped.
-struct Staging(PathBuf);
+pub(super) struct Staging(PathBuf);
 
 impl Staging {
     /// An empty directory at `path`. What is there was left by a process that was killed.
-    fn new(path: PathBuf) -> Result<Self> {
+    pub(super) fn new(path: PathBuf) -> Result<Self> {
         if path.exists() {
             fs::remove_dir_all(&path)
                 .with_context(|| format!("cannot remove {}", path.display()))?;
@@ -210,7 +210,7 @@ impl Staging {
     }
 
     /// A new directory in it.
-    fn directory(&self, name: &str) -> Result<PathBuf> {
+    pub(super) fn directory(&self, name: &str) -> Result<PathBuf> {
         let path = self.0.join(name);
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
@@ -225,7 +225,7 @@ impl Drop for Staging {
 }
 
 /// Sixteen hexadecimal digits that stand for `recipe`.
-fn key(recipe: &str) -> String {
+pub(super) fn key(recipe: &str) -> String {
     Sha256::digest(recipe)
         .iter()
         .take(8)
@@ -234,12 +234,12 @@ fn key(recipe: &str) -> String {
 }
 
 /// A package as a line of the cache.
-fn write_record(package: &Package) -> String {
+pub(super) fn write_record(package: &Package) -> String {
     format!("{} {} {}\n", package.name, package.version, package.sha256)
 }
 
 /// The package in a line that [`write_record`] wrote.
-fn read_record(line: &str) -> Option<Package> {
+pub(super) fn read_record(line: &str) -> Option<Package> {
     let [name, version, sha256] = line
         .split_whitespace()
         .collect::<Vec<_>>()
@@ -327,7 +327,7 @@ mod tests {
             ),
             recipe(&with_fragment("CONFIG_SMP=y"), &package()),
             recipe(&with_fragment("# CONFIG_SMP is not set"), &package()),
-            recipe(&base, &package()).replace("recipe 1\n", "recipe 2\n"),
+            recipe(&base, &package()).replacen("recipe ", "recipe 1", 1),
         ];
         let keys: HashSet<String> = recipes.iter().map(|recipe| key(recipe)).collect();
         assert_eq!(keys.len(), recipes.len());

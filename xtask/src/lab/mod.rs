@@ -11,16 +11,19 @@ mod build;
 mod fragment;
 mod kernel;
 mod packages;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
 use self::kernel::Cache;
 pub(crate) use self::kernel::Kernel;
+pub(crate) use self::tools::Tools;
 
 /// How `cargo xtask lab` is used.
 const USAGE: &str = "\
@@ -39,6 +42,7 @@ pub(crate) struct Lab {
     cache: PathBuf,
     kernels: BTreeMap<Kernel, PathBuf>,
     ovmf: (PathBuf, PathBuf),
+    tools: OnceLock<Tools>,
 }
 
 impl Lab {
@@ -79,6 +83,7 @@ impl Lab {
             cache,
             kernels,
             ovmf,
+            tools: OnceLock::new(),
         })
     }
 
@@ -93,6 +98,50 @@ impl Lab {
             .unwrap_or_else(|| panic!("the lab was not set up with kernel {kernel}"))
     }
 
+    /// The `vmlinux` of `kernel`, with debugging symbols.
+    ///
+    /// # Errors
+    ///
+    /// If the lab has none of this kernel: Debian's own build comes without.
+    ///
+    /// # Panics
+    ///
+    /// If `kernel` is none of those that the lab was set up with.
+    pub(crate) fn vmlinux(&self, kernel: Kernel) -> Result<PathBuf> {
+        let vmlinux = self.kernel(kernel).with_file_name("vmlinux");
+        if !vmlinux.exists() {
+            bail!(
+                "the lab has no debugging symbols of kernel {kernel}: there is no {}",
+                vmlinux.display()
+            );
+        }
+        Ok(vmlinux)
+    }
+
+    /// The tools that read saved memory, which are fetched when they are asked for and the cache does not
+    /// have them.
+    ///
+    /// # Errors
+    ///
+    /// If apt or the network fails.
+    pub(crate) fn tools(&self) -> Result<&Tools> {
+        if let Some(tools) = self.tools.get() {
+            return Ok(tools);
+        }
+        let tools = match Tools::get(&self.cache) {
+            Some(tools) => tools,
+            None => {
+                let _lock = lock(&self.cache)?;
+                // While this process waited, another one may have fetched them.
+                if Tools::get(&self.cache).is_none() {
+                    Tools::make(&self.cache)?;
+                }
+                Tools::get(&self.cache).context("the tools that were fetched are not there")?
+            }
+        };
+        Ok(self.tools.get_or_init(|| tools))
+    }
+
     /// The UEFI firmware: its code, and the variables that a new machine starts with, which it needs a
     /// copy of its own of.
     pub(crate) fn ovmf(&self) -> (PathBuf, PathBuf) {
@@ -100,7 +149,7 @@ impl Lab {
     }
 
     /// The directory that keeps what takes long to make. What others put there should have names that
-    /// do not begin with `kernel-` or `source-`.
+    /// do not begin with `kernel-`, `source-` or `tools-`.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
     }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use kjump::window;
 
 /// Put a machine's whole memory aside and bring it back.
@@ -76,13 +77,7 @@ pub(crate) enum Verb {
     /// In the restoring kernel: write an image's memory back, and jump into it
     Restore(Restore),
     /// Say what an image or a core holds
-    Inspect {
-        /// An image, or an ELF core such as /proc/vmcore
-        file: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Inspect(Inspect),
     /// Write an initramfs that holds this very binary as /init, for the saving and restoring kernel
     Initramfs {
         /// Where to; compressed if it ends with .gz
@@ -171,10 +166,78 @@ pub(crate) struct Restore {
     pub(crate) dry_run: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// An image, or an ELF core such as /proc/vmcore
+    pub(crate) file: PathBuf,
+    /// Print JSON
+    ///
+    /// {"format", "resumable", "reason", "kernel_release", "build_id", "id", "paging", "window",
+    /// "uptime_seconds", "pages": {"total", "data", "zero", "free"}, "pages_reason", "ranges": [{"start",
+    /// "end"}]}. Addresses are in bytes, ends lie behind the last byte, and pages have 4 KiB. What is
+    /// not known is null.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw physical memory: here, or as a picture to a file
+    ///
+    /// Without FILE.svg the map goes to standard output, in colour on a terminal unless NO_COLOR is set,
+    /// and as wide as COLUMNS or the terminal says.
+    #[arg(
+        long,
+        value_name = "FILE.svg",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "-",
+        value_parser = map_target,
+    )]
+    pub(crate) map: Option<MapTarget>,
+}
+
+/// Where the map goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MapTarget {
+    /// To standard output, as text.
+    Here,
+    /// To a file, as a picture.
+    Svg(PathBuf),
+}
+
+/// Other names are refused, so that nobody overwrites a core by a slip.
+fn map_target(text: &str) -> Result<MapTarget, String> {
+    let path = PathBuf::from(text);
+    if text == "-" {
+        Ok(MapTarget::Here)
+    } else if path.extension().is_some_and(|extension| extension == "svg") {
+        Ok(MapTarget::Svg(path))
+    } else {
+        Err(
+            "a map is an SVG; give a name that ends with .svg, or none for a map in text"
+                .to_owned(),
+        )
+    }
+}
+
+impl Cli {
+    /// Refuses, with the status of wrong usage, what cannot be said in the attributes above.
+    pub(crate) fn check(&self) {
+        if let Verb::Inspect(Inspect {
+            json: true,
+            map: Some(MapTarget::Here),
+            ..
+        }) = self.verb
+        {
+            Self::command()
+                .error(
+                    ErrorKind::ArgumentConflict,
+                    "--json and --map both print to standard output; draw the map with --map=FILE.svg",
+                )
+                .exit();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod convert;
 mod doctor;
 mod hibernate;
 mod init;
 mod inspect;
+mod map;
 mod report;
 mod restore;
 mod resume;
@@ -19,13 +21,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Verb};
+use cli::{Cli, CoreFormat, Verb};
 
 fn main() -> ExitCode {
     if init::is_init() {
         init::run();
     }
-    match run(Cli::parse().verb) {
+    let cli = Cli::parse();
+    cli.check();
+    match run(cli.verb) {
         Ok(code) => code,
         Err(error) => {
             report::error(&error);
@@ -45,10 +49,15 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         } => hibernate::hibernate(&load, &image, dry_run)?,
         Verb::Jump => hibernate::jump()?,
         Verb::Back => match save::back()? {},
-        Verb::Save { image } => save::run(&image)?,
+        Verb::Save { image, format } => save::run(&image, format)?,
+        Verb::Convert {
+            input,
+            output,
+            format: CoreFormat::Elf,
+        } => convert::run(&input, &output)?,
         Verb::Resume(resume) => resume::run(&resume)?,
         Verb::Restore(restore) => restore::run(&restore)?,
-        Verb::Inspect { file, json } => inspect::run(&file, json)?,
+        Verb::Inspect(options) => inspect::run(&options)?,
         Verb::Initramfs { out } => role::write_initramfs(&out)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -25,6 +25,13 @@ pub(crate) fn error(error: &anyhow::Error) {
     eprintln!("kjump: {error:#}");
 }
 
+/// `text` with `?` for characters that a terminal would obey. Text from a file is hostile.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars()
+        .map(|char| if char.is_control() { '?' } else { char })
+        .collect()
+}
+
 /// A size for people.
 pub(crate) fn size(bytes: u64) -> String {
     human(bytes as f64)

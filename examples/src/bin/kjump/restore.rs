@@ -19,7 +19,7 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     let summary = restoration.check(open_memory(&restore.target)?.as_ref())?;
     say!(
         "{} can be restored to {}; nothing was written",
-        size(summary.data + summary.zeros),
+        size(summary.total()),
         restore.target.display()
     );
     Ok(())
@@ -28,7 +28,7 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
 /// Restores the image with this id, and jumps into it.
 pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
     let restoration = Restoration::open(image)?;
-    let found = restoration.image().identity().id;
+    let found = restoration.identity().id;
     ensure!(
         found == id,
         "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
@@ -40,9 +40,12 @@ pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
 /// Restores an image to `target`, and jumps into it if that is memory.
 fn restore(restoration: Restoration, target: &Path) -> Result<()> {
     let memory = open_memory(target)?;
-    let release = &restoration.image().identity().release;
+    let release = &restoration.identity().release;
     say!("restoring {release} to {}", target.display());
     let is_memory = memory.is_memory();
+    if is_memory && !restoration.is_image() {
+        say!("this is a core, which nobody marks as resumed: never restore it a second time");
+    }
     let mut meter = Meter::new("restoring");
     let restored = restoration.restore(memory, &mut |at| meter.update(at))?;
     meter.finish("restored");

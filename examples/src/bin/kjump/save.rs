@@ -54,7 +54,10 @@ pub(crate) fn save(sleeper: &Sleeper, image: &Path, format: SaveFormat) -> Resul
         sleeper.save(image, &classes, progress)?;
     } else {
         if is_device {
-            bail!("a core is no image, and would be lost on the device {}; save it to a file", image.display());
+            bail!(
+                "a core is no image, and would be lost on the device {}; save it to a file",
+                image.display()
+            );
         }
         let mut file = File::create_new(image)
             .with_context(|| format!("cannot make the file {}", image.display()))?;
