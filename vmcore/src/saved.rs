@@ -36,6 +36,23 @@ pub struct Classes {
 }
 
 impl Classes {
+    /// Takes free pages for data, so that they are saved too: what was freed may be of interest. All of
+    /// them must be there to be read.
+    #[must_use]
+    pub fn keep_free(self) -> Self {
+        let keep = |class: &PageClass| {
+            Some(match class {
+                PageClass::Free => PageClass::Data,
+                class => *class,
+            })
+        };
+        Self {
+            raw: self.raw.filter_map(keep),
+            seen: self.seen.filter_map(keep),
+            unknown: self.unknown,
+        }
+    }
+
     /// How much of what the machine saw is of which class.
     #[must_use]
     pub fn counts(&self) -> Counts {

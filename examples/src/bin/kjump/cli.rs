@@ -55,6 +55,9 @@ pub(crate) enum Verb {
         /// What to write: an image, or an ELF core that debuggers open too
         #[arg(long, value_enum, default_value_t)]
         format: SaveFormat,
+        /// Save free pages too, to look at what was freed; nothing needs them to resume
+        #[arg(long)]
+        keep_free: bool,
     },
     /// Write a saved machine in another format: an ELF core that debuggers open
     ///
@@ -139,6 +142,9 @@ pub(crate) struct LoadOptions {
     /// Memory that the kernel lives in: SIZE or SIZE@ADDRESS, such as 96M or 128M@0x10000000
     #[arg(long, value_name = "WINDOW", default_value_t)]
     pub(crate) window: window::Request,
+    /// Save free pages too, to look at what was freed; nothing needs them to resume
+    #[arg(long)]
+    pub(crate) keep_free: bool,
 }
 
 #[derive(Debug, Args)]

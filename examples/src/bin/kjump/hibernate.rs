@@ -22,7 +22,10 @@ fn with_plan<T>(
     } else {
         Role::Back
     };
-    let files = role::files(&options.kernel, &machine.release, role, image)?;
+    let mut files = role::files(&options.kernel, &machine.release, role, image)?;
+    if options.keep_free {
+        files.append.push_str(&format!(" {}=keep", Role::FREE_KEY));
+    }
     let hibernation = Hibernation {
         machine: &machine,
         kernel: &files.kernel()?,

@@ -84,8 +84,9 @@ fn play() -> Result<()> {
 /// image was to be.
 fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
     let target = find(line, sleeper.identity().id);
+    let keep_free = CommandLine::value(line, Role::FREE_KEY) == Some("keep");
     let save = || match &target {
-        Ok(path) => save::save(sleeper, path, SaveFormat::Kjump),
+        Ok(path) => save::save(sleeper, path, SaveFormat::Kjump, keep_free),
         Err(error) => bail!("{error:#}"),
     };
     // Nothing that a panic could have left half done is used after.

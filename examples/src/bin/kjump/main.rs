@@ -49,7 +49,11 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         } => hibernate::hibernate(&load, &image, dry_run)?,
         Verb::Jump => hibernate::jump()?,
         Verb::Back => match save::back()? {},
-        Verb::Save { image, format } => save::run(&image, format)?,
+        Verb::Save {
+            image,
+            format,
+            keep_free,
+        } => save::run(&image, format, keep_free)?,
         Verb::Convert {
             input,
             output,

@@ -29,6 +29,9 @@ impl Role {
     /// Which image is to be restored: device names may differ from one kernel to the next.
     pub(crate) const ID_KEY: &str = "kjump.id";
 
+    /// Whether the pages that were free are saved too: `keep`, or not.
+    pub(crate) const FREE_KEY: &str = "kjump.free";
+
     pub(crate) const ALL: [Self; 3] = [Self::Save, Self::Restore, Self::Back];
 
     pub(crate) fn name(self) -> &'static str {

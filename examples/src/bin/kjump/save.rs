@@ -16,15 +16,20 @@ use crate::cli::SaveFormat;
 use crate::report::{self, Meter, say};
 
 /// `kjump save`
-pub(crate) fn run(image: &Path, format: SaveFormat) -> Result<()> {
-    save(&Sleeper::find()?, image, format)
+pub(crate) fn run(image: &Path, format: SaveFormat, keep_free: bool) -> Result<()> {
+    save(&Sleeper::find()?, image, format, keep_free)
 }
 
 /// Saves the machine to a device that it prepared, to a new file, or to standard output.
-pub(crate) fn save(sleeper: &Sleeper, image: &Path, format: SaveFormat) -> Result<()> {
+pub(crate) fn save(
+    sleeper: &Sleeper,
+    image: &Path,
+    format: SaveFormat,
+    keep_free: bool,
+) -> Result<()> {
     if image == Path::new("-") {
         // Standard output is the image, so nothing else is said there.
-        let classes = sleeper.classify()?;
+        let classes = classify(sleeper, keep_free)?;
         let mut output = StandardOutput(io::stdout().lock());
         return write(sleeper, image, &mut output, format, &classes, &mut |_| {});
     }
@@ -34,7 +39,7 @@ pub(crate) fn save(sleeper: &Sleeper, image: &Path, format: SaveFormat) -> Resul
         image.display()
     );
     let started = Instant::now();
-    let classes = sleeper.classify()?;
+    let classes = classify(sleeper, keep_free)?;
     let counts = classes.counts();
     if let Some(reason) = &classes.unknown {
         say!("free pages are saved too, since they cannot be told from others: {reason}");
@@ -68,6 +73,16 @@ pub(crate) fn save(sleeper: &Sleeper, image: &Path, format: SaveFormat) -> Resul
         say!("image committed");
     }
     Ok(())
+}
+
+/// What the pages of the machine are for, as far as it matters.
+fn classify(sleeper: &Sleeper, keep_free: bool) -> Result<Classes> {
+    let classes = sleeper.classify()?;
+    Ok(if keep_free {
+        classes.keep_free()
+    } else {
+        classes
+    })
 }
 
 /// Writes what is saved to `sink`, in the format that is asked for.
