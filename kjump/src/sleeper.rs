@@ -55,7 +55,7 @@ impl Sleeper {
             back: jump_back,
             layout: Layout::Raw,
         };
-        let machine = Saved::of_core(Core::open(mapped)?, Some(jump));
+        let machine = Saved::of_core(Core::open(mapped)?, None, Some(jump));
         let identity = machine.identity().cloned().ok_or(Error::NoSleeper {
             what: "the note in /proc/vmcore that tells the window",
         })?;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::elf::{Core, CoreError};
-use crate::image::{Image, ImageError, Jump, Layout};
+use crate::image::{Identity, Image, ImageError, Jump, Layout};
 use crate::kdump::{self, Dump, DumpError, Flattened, is_flattened};
 use crate::{Memory, ReadAt, Saved};
 
@@ -78,19 +78,21 @@ impl SavedFile {
             Ok(Self {
                 format: Format::Elf,
                 resumable: None,
-                machine: Saved::of_core(Core::open(source)?, None).boxed(),
+                machine: Saved::of_core(Core::open(source)?, None, None).boxed(),
             })
         } else if read.is_ok() && &magic == kdump::SIGNATURE {
             let dump = Dump::open(source)?;
             let notes: Vec<u8> = dump.notes().flat_map(|note| note.encode()).collect();
+            let identity = Identity::from_notes(&notes);
             let (jump, info) = (Jump::from_notes(&notes), dump.vmcoreinfo());
             Ok(Self {
                 format: Format::KdumpCompressed,
                 resumable: None,
-                machine: Saved::new(dump, notes, jump, info, None).boxed(),
+                machine: Saved::new(dump, notes, identity, jump, info, None).boxed(),
             })
         } else {
             let (image, resumable) = Image::examine(source)?;
+            let identity = Some(image.identity().clone());
             let jump = Jump {
                 back: image.saved().jump_back,
                 layout: Layout::Raw,
@@ -98,7 +100,7 @@ impl SavedFile {
             Ok(Self {
                 format: Format::Image,
                 resumable: Some(resumable),
-                machine: Saved::of_core(image.into_core()?, Some(jump)).boxed(),
+                machine: Saved::of_core(image.into_core()?, identity, Some(jump)).boxed(),
             })
         }
     }

@@ -78,25 +78,27 @@ impl<M> fmt::Debug for Saved<M> {
 }
 
 impl<S: ReadAt + Sync> Saved<Core<S>> {
-    /// The machine in `core`, which was saved after `jump` if that is given, or if a note tells of one.
-    pub fn of_core(core: Core<S>, jump: Option<Jump>) -> Self {
+    /// The machine in `core`, which said `identity` of itself and was saved after `jump` if those are
+    /// given, or if notes tell of them.
+    pub fn of_core(core: Core<S>, identity: Option<Identity>, jump: Option<Jump>) -> Self {
         let (notes, info, direct_map) = (core.encode_notes(), core.vmcoreinfo(), core.direct_map());
         let jump = jump.or_else(|| Jump::from_notes(&notes));
-        Self::new(core, notes, jump, info, direct_map)
+        let identity = identity.or_else(|| Identity::from_notes(&notes));
+        Self::new(core, notes, identity, jump, info, direct_map)
     }
 }
 
 impl<M: Memory + Sync> Saved<M> {
-    /// The machine with this memory and these encoded notes, which was saved after `jump` if that is
-    /// given. `direct_map` is the virtual address at which its kernel maps physical address 0.
+    /// The machine with this memory and these encoded notes, which said `identity` of itself and was
+    /// saved after `jump` if those are given. `direct_map` is the virtual address at which its kernel maps physical address 0.
     pub fn new(
         memory: M,
         notes: Vec<u8>,
+        identity: Option<Identity>,
         jump: Option<Jump>,
         info: Option<VmcoreInfo>,
         direct_map: Option<u64>,
     ) -> Self {
-        let identity = Identity::from_notes(&notes);
         let swap = match (&identity, jump) {
             (Some(identity), Some(jump)) => {
                 Swap::find(&memory, jump.back, identity.window, &identity.low).map(Some)
