@@ -13,6 +13,9 @@ use vmcore::{Memory, PAGE_SIZE, PhysAddr};
 
 const PAGE: usize = PAGE_SIZE as usize;
 
+/// Pages by their number, with what they hold if that is known.
+type Pages = BTreeMap<u64, Option<Vec<u8>>>;
+
 #[derive(Arbitrary, Debug)]
 enum Input<'a> {
     Built(DumpSpec),
@@ -147,7 +150,7 @@ impl PageSpec {
 
 impl DumpSpec {
     /// The file; and its pages, with what they hold if that is known. None if it is spoilt.
-    fn build(&self) -> (Vec<u8>, Option<BTreeMap<u64, Option<Vec<u8>>>>) {
+    fn build(&self) -> (Vec<u8>, Option<Pages>) {
         let version = u32::from(self.version % 6) + 1;
         let pages: BTreeMap<u64, &PageSpec> = self
             .pages

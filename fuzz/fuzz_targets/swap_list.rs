@@ -10,6 +10,9 @@ use kjump_fuzz::{Number, bounded, memory};
 use libfuzzer_sys::fuzz_target;
 use vmcore::{Memory, PAGE_SIZE, PageClass, PhysAddr, PhysRange, RangeMap, Swap, View};
 
+/// A start and a length.
+type Span = (Number, Number);
+
 #[derive(Arbitrary, Debug)]
 struct Input {
     /// How many pages of the window there are, and how many of low memory.
@@ -25,7 +28,7 @@ struct Input {
     words: Vec<(u8, u16, Word)>,
     holes: Vec<(u8, bool)>,
     /// The window and low memory, if they are something else.
-    other: Option<(Number, Number, Option<(Number, Number)>)>,
+    other: Option<(Span, Option<Span>)>,
 }
 
 const PAGES: usize = 128;
@@ -76,7 +79,7 @@ fuzz_target!(|input: Input| {
     for (page, index, word) in &input.words {
         let word = match word {
             Word::Table { page, flags } => {
-                u64::from(*page) * PAGE_SIZE | [1, 2, 4, 8, 0][usize::from(*flags) % 5]
+                (u64::from(*page) * PAGE_SIZE) | [1, 2, 4, 8, 0][usize::from(*flags) % 5]
             }
             other => other.get(),
         };
@@ -99,7 +102,7 @@ fuzz_target!(|input: Input| {
     if let Some(range) = PhysRange::new(address(1), address(1 + low)) {
         lows.replace(range, ());
     }
-    if let Some((start, len, low)) = input.other {
+    if let Some(((start, len), low)) = input.other {
         let range =
             |start: Number, len: Number| PhysRange::from_len(PhysAddr::new(start.get()), len.get());
         let Some(other) = range(start, len) else {

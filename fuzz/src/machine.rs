@@ -153,7 +153,7 @@ impl Word {
             Self::Zero => 0,
             Self::Any(word) => word,
             Self::Table { page, flags } => {
-                u64::from(page) * PAGE_SIZE | u64::from(flags & 0xfff) | 1
+                (u64::from(page) * PAGE_SIZE) | u64::from(flags & 0xfff) | 1
             }
             Self::Virtual { page, within } => {
                 IMAGE + u64::from(page) * PAGE_SIZE + u64::from(within % 4096)
@@ -229,7 +229,7 @@ impl MachineSpec {
     #[must_use]
     pub fn build(&self) -> (Fake, VmcoreInfo) {
         let mut memory = Fake::new(PAGES);
-        let entry = |page: usize| page as u64 * PAGE_SIZE | 0x63;
+        let entry = |page: usize| (page as u64 * PAGE_SIZE) | 0x63;
         if self.five {
             memory.put(TOP, 511, entry(7));
             memory.put(7, 511, entry(2));

@@ -160,7 +160,7 @@ impl CoreSpec {
             match kind & 0xffff_ffff {
                 1 if len > 0 => {
                     sound &= in_file(offset, stored) && stored <= len;
-                    match addr.checked_add(len) {
+                    match addr.checked_add(len).filter(|end| *end <= 1 << 52) {
                         Some(end) => memory.push((addr, end)),
                         None => sound = false,
                     }

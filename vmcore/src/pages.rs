@@ -153,6 +153,7 @@ impl<'m, M: Memory + ?Sized> PageMap<'m, M> {
             let stop = end.min(section_end);
             let Some(pages) = self.section(number)? else {
                 runs.add(pfn, stop - pfn, PageUse::Other);
+                large = PageUse::Other;
                 pfn = stop;
                 continue;
             };
@@ -161,7 +162,12 @@ impl<'m, M: Memory + ?Sized> PageMap<'m, M> {
                 let (page_use, count) = match window.page(&self.space, virt, pfn, section_end)? {
                     Ok(page) => match self.layout.decode(page, pfn) {
                         Some((page_use, count)) => {
-                            large = page_use;
+                            // No free block has parts: a part behind one is of a large page whose
+                            // first part is not there.
+                            large = match page_use {
+                                PageUse::Free => PageUse::Other,
+                                other => other,
+                            };
                             (page_use, count)
                         }
                         // A part of a large page, whose first part came before.

@@ -88,7 +88,7 @@ fn a_core_of_many_real_segments() {
 fn a_core_whose_segments_are_larger_than_any_machine() {
     let mut headers = CoreHeaders::new();
     headers.load(Load {
-        memory: range(0, u64::MAX),
+        memory: range(0, 1 << 52),
         offset: 0,
         file_size: 64,
         virt: 0,
@@ -97,7 +97,7 @@ fn a_core_whose_segments_are_larger_than_any_machine() {
     let core = bounded(file.len(), 8, || Core::open(file.as_slice())).unwrap();
     bounded(file.len(), 8, || {
         let mut pieces = 0;
-        core.for_each_piece(range(0, u64::MAX), &mut |_| {
+        core.for_each_piece(range(0, 1 << 52), &mut |_| {
             pieces += 1;
             if pieces == 100 {
                 std::ops::ControlFlow::Break(())
@@ -108,15 +108,21 @@ fn a_core_whose_segments_are_larger_than_any_machine() {
     })
     .unwrap();
 
-    let mut headers = CoreHeaders::new();
-    headers.load(Load {
-        memory: range(0, u64::MAX),
-        offset: 0,
-        file_size: u64::MAX,
-        virt: 0,
-    });
-    let file = headers.encode();
-    assert!(bounded(file.len(), 8, || Core::open(file.as_slice())).is_err());
+    for (end, file_size) in [
+        (u64::MAX, u64::MAX),
+        (1 << 52, 1 << 52),
+        ((1 << 52) + 1, 64),
+    ] {
+        let mut headers = CoreHeaders::new();
+        headers.load(Load {
+            memory: range(0, end),
+            offset: 0,
+            file_size,
+            virt: 0,
+        });
+        let file = headers.encode();
+        assert!(bounded(file.len(), 8, || Core::open(file.as_slice())).is_err());
+    }
 }
 
 #[test]

@@ -192,6 +192,22 @@ fn a_map_that_calls_the_kernel_free_is_refused() {
     assert!(matches!(error, PagesError::OwnFree { .. }));
 }
 
+/// A part of a large page says nothing of itself; behind a free block, it is not a part of that.
+#[test]
+fn a_part_of_no_large_page_is_not_free() {
+    let mut machine = Machine::new(PLAIN, &[(Block::Free(1), 0)]);
+    let first = 0x100_0000 / PAGE_SIZE;
+    machine.entry(first + 2, 8, &1_u64.to_le_bytes());
+    machine.memory.write((first + 2) * PAGE_SIZE, &[1]);
+    let map = classify(&machine.memory, &machine.info, 1).unwrap();
+    let class = |pfn| {
+        map.get(PhysAddr::new(pfn * PAGE_SIZE))
+            .map(|(_, class)| *class)
+    };
+    assert_eq!(class(first + 1), Some(PageClass::Free));
+    assert_eq!(class(first + 2), Some(PageClass::Data));
+}
+
 #[test]
 fn large_pages_are_followed_and_bad_entries_named() {
     let mut machine = Machine::new(PLAIN, &[]);

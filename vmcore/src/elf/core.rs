@@ -43,6 +43,10 @@ pub struct Core<S> {
 /// The most bytes of notes that are read. A machine of 8,192 CPUs has 3 MiB of them.
 const MAX_NOTES: u64 = 64 << 20;
 
+/// Physical addresses have 52 bits at most (Intel's manual, volume 3, section 4.1.4). Zeros beyond take no
+/// room in a file, but whoever looked at all of them would not end.
+const MAX_ADDRESS: u64 = 1 << 52;
+
 impl<S: ReadAt> Core<S> {
     /// Reads the headers and the notes of the core in `source`.
     ///
@@ -346,12 +350,12 @@ pub(super) fn read_program_headers(
 }
 
 fn check_load(program: &ProgramHeader, size: u64) -> Result<Load, CoreError> {
-    let memory = PhysRange::from_len(PhysAddr::new(program.p_paddr), program.p_memsz).ok_or(
-        CoreError::Malformed {
+    let memory = PhysRange::from_len(PhysAddr::new(program.p_paddr), program.p_memsz)
+        .filter(|memory| memory.end().get() <= MAX_ADDRESS)
+        .ok_or(CoreError::Malformed {
             what: "the end of a segment of memory",
             value: program.p_paddr.wrapping_add(program.p_memsz),
-        },
-    )?;
+        })?;
     if program.p_filesz > program.p_memsz {
         return Err(CoreError::Malformed {
             what: "the size of a segment in the file",

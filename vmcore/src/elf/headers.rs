@@ -94,9 +94,8 @@ impl CoreHeaders {
     /// and more, their number is in section 0 behind those (`elf(5)`, `PN_XNUM`).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let count = u16::try_from(self.programs.len())
-            .unwrap_or(PN_XNUM)
-            .min(PN_XNUM);
+        // No 16-bit number is greater than that.
+        let count = u16::try_from(self.programs.len()).unwrap_or(PN_XNUM);
         let section_at = FILE_HEADER + PROGRAM_HEADER * self.programs.len() as u64;
         let mut header = Header {
             e_type: ET_CORE,
