@@ -81,7 +81,7 @@ impl<S: ReadAt> Core<S> {
                 _ => {}
             }
         }
-        loads.sort_unstable_by_key(|load| load.memory);
+        let loads = without_aliases(loads);
         Ok(Self {
             source,
             machine: header.e_machine,
@@ -218,6 +218,25 @@ impl<S: ReadAt> Memory for Core<S> {
         }
         Ok(())
     }
+}
+
+/// The segments in order of address, without those that hold the kernel's image a second time: kexec-tools
+/// adds one at the addresses that the image runs at, whose memory is part of another segment too.
+fn without_aliases(loads: Vec<Load>) -> Vec<Load> {
+    let (images, mut loads): (Vec<_>, Vec<_>) =
+        loads.into_iter().partition(|load| load.virt >= KERNEL_MAP);
+    loads.sort_unstable_by_key(|load| load.memory);
+    let others = loads.len();
+    for image in images {
+        let before =
+            loads[..others].partition_point(|load| load.memory.end() <= image.memory.start());
+        let holder = loads[..others].get(before);
+        if !holder.is_some_and(|holder| holder.memory.covers(image.memory)) {
+            loads.push(image);
+        }
+    }
+    loads.sort_unstable_by_key(|load| load.memory);
+    loads
 }
 
 /// What the segments hold, which are in order of address. Refuses those that overlap.

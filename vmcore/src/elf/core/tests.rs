@@ -108,6 +108,43 @@ fn overlapping_segments_are_refused() {
 }
 
 #[test]
+fn the_image_of_the_kernel_may_be_there_twice() {
+    let image = 0xffff_ffff_8100_0000;
+    let with = |first, pages, virt| {
+        let mut headers = CoreHeaders::new();
+        let load = |memory, offset, virt| Load {
+            memory,
+            offset,
+            file_size: memory.len(),
+            virt,
+        };
+        headers
+            .load(load(
+                range(first * 4096, (first + pages) * 4096),
+                4096,
+                virt,
+            ))
+            .load(load(
+                range(0x10_0000, 0x10_8000),
+                4096,
+                0xffff_8880_0010_0000,
+            ));
+        let mut file = headers.encode();
+        file.resize(9 * 4096, 7);
+        Core::open(file).map(|core| core.loads().len())
+    };
+    assert_eq!(with(0x102, 3, image).unwrap(), 1);
+    // Beside the other segment it is memory of its own.
+    assert_eq!(with(0x110, 3, image).unwrap(), 2);
+    for (first, pages, virt) in [(0x106, 3, image), (0x102, 3, 0xffff_8880_0010_2000)] {
+        assert!(matches!(
+            with(first, pages, virt),
+            Err(CoreError::Overlap(_))
+        ));
+    }
+}
+
+#[test]
 fn the_number_of_segments_may_be_in_section_0() {
     let mut bytes = core_of(&[(1, 2)]);
     let section = bytes.len() as u64;
