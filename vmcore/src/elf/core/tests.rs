@@ -110,7 +110,7 @@ fn overlapping_segments_are_refused() {
 #[test]
 fn the_image_of_the_kernel_may_be_there_twice() {
     let image = 0xffff_ffff_8100_0000;
-    let with = |first, pages, virt| {
+    let with = |first: u64, pages: u64, virt| {
         let mut headers = CoreHeaders::new();
         let load = |memory, offset, virt| Load {
             memory,
