@@ -134,6 +134,8 @@ impl CoreSpec {
         let mut sound = true;
         let mut noted = 0u64;
         let mut memory: Vec<(u64, u64)> = Vec::new();
+        // The kernel's image, which may be there a second time.
+        let mut images: Vec<(u64, u64)> = Vec::new();
         let in_file =
             |offset: u64, len: u64| offset.checked_add(len).is_some_and(|end| end <= size);
         for program in &self.programs {
@@ -156,11 +158,12 @@ impl CoreSpec {
                 }
                 ProgramSpec::Any(words) => words,
             };
-            let [kind, offset, _, addr, stored, len, _] = words;
+            let [kind, offset, virt, addr, stored, len, _] = words;
             match kind & 0xffff_ffff {
                 1 if len > 0 => {
                     sound &= in_file(offset, stored) && stored <= len;
                     match addr.checked_add(len).filter(|end| *end <= 1 << 52) {
+                        Some(end) if virt >= crate::machine::IMAGE => images.push((addr, end)),
                         Some(end) => memory.push((addr, end)),
                         None => sound = false,
                     }
@@ -175,6 +178,11 @@ impl CoreSpec {
                 file.extend_from_slice(&word.to_le_bytes());
             }
         }
+        images.retain(|image| {
+            let holds = |other: &(u64, u64)| other.0 <= image.0 && image.1 <= other.1;
+            !memory.iter().any(holds)
+        });
+        memory.extend(images);
         memory.sort_unstable();
         sound &= memory.windows(2).all(|pair| pair[0].1 <= pair[1].0);
 
