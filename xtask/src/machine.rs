@@ -65,7 +65,14 @@ impl Machine {
         let threads = if self.parallel { "multi" } else { "single" };
         add(&["-accel", &format!("tcg,thread={threads}")]);
         add(&["-cpu", &self.cpu]);
-        add(&["-smp", &self.cpus.to_string()]);
+        let cpus = self.cpus;
+        if self.nodes > 1 {
+            // CPUs of one socket share a cache, and Linux warns of such on different nodes
+            // (`topology_sane`, in `arch/x86/kernel/smpboot.c`).
+            add(&["-smp", &format!("{cpus},sockets={cpus},cores=1,threads=1")]);
+        } else {
+            add(&["-smp", &cpus.to_string()]);
+        }
         add(&["-m", &self.memory.to_string()]);
         if self.nodes > 1 {
             for node in 0..self.nodes {
@@ -187,6 +194,14 @@ mod tests {
             (words("-object"), words("-numa"))
         };
         assert_eq!(nodes(1, 2), (vec![], vec![]));
+        let apart = Machine {
+            nodes: 2,
+            ..machine(Platform::Bios)
+        };
+        assert_eq!(
+            values(&apart.arguments(), "-smp"),
+            ["2,sockets=2,cores=1,threads=1"]
+        );
         let (objects, numa) = nodes(2, 4);
         assert_eq!(
             objects,
