@@ -36,6 +36,7 @@ struct IdentitySpec {
     low: Vec<(Number, Number)>,
     memory: Vec<(Number, Number, u32)>,
     free_fill: Option<u8>,
+    uptime: u64,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -71,6 +72,7 @@ impl IdentitySpec {
             low,
             memory,
             free_fill: self.free_fill,
+            uptime: self.uptime,
         })
     }
 }

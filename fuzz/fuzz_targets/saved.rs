@@ -56,6 +56,7 @@ fn build(spec: &MachineSpec, jump: Option<&JumpSpec>) -> Vec<u8> {
                 low: RangeMap::new(),
                 memory: all,
                 free_fill: None,
+                uptime: 60,
             }
             .to_note(),
         );
