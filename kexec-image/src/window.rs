@@ -92,17 +92,13 @@ impl fmt::Display for Request {
     }
 }
 
-/// RAM that a window may lie in: whole pages from 1 MiB to 4 GiB, without the running kernel's own code
-/// and data and without what is reserved for a crash kernel.
-///
-/// The running kernel's code could be swapped as well; but a core in which it lies where it always was
-/// is easier to read.
+/// RAM that a window may lie in: whole pages from 1 MiB to 4 GiB, without what is reserved for a crash
+/// kernel.
 fn candidates(iomem: &IoMem) -> RangeMap<()> {
     let mut ram = iomem.ram();
     let outside = [
         PhysRange::new(0, ONE_MIB),
         PhysRange::new(FOUR_GIB, u64::MAX),
-        iomem.kernel_image(),
     ];
     for range in outside.into_iter().flatten().chain(iomem.crash_kernel()) {
         ram.remove(range);
@@ -114,6 +110,8 @@ fn candidates(iomem: &IoMem) -> RangeMap<()> {
 ///
 /// Where no address is asked for, it is the lowest place behind the running kernel's image, or else the
 /// lowest at all: at the upper end of memory lie the tables that a reader of the core wants to find.
+/// Nor does it take the running kernel's code and data then: those are swapped like all else where they
+/// are asked for, but memory in which they lie where they always were is easier to read.
 ///
 /// # Errors
 ///
@@ -132,24 +130,22 @@ pub fn choose(
     let Some(size) = request.size.checked_next_multiple_of(PAGE_SIZE) else {
         return Err(none);
     };
-    let candidates = candidates(iomem);
+    let mut candidates = candidates(iomem);
     if let Some(at) = request.at {
         let window = PhysRange::from_len(at, size).ok_or(none)?;
         kernel.check_base(window)?;
-        let refused = |why| Err(PlanError::WindowRefused { window, why });
-        if iomem
-            .kernel_image()
-            .is_some_and(|image| image.overlaps(window))
-        {
-            return refused("the running kernel's code and data are there");
-        }
         if !candidates.covers(window) {
-            return refused(
-                "it must be RAM that is below 4 GiB and not reserved for a crash kernel",
-            );
+            return Err(PlanError::WindowRefused {
+                window,
+                why: "it must be RAM that is below 4 GiB and not reserved for a crash kernel",
+            });
         }
         return Ok(window);
     }
+    if let Some(image) = iomem.kernel_image() {
+        candidates.remove(image);
+    }
+    let candidates = candidates.shrink_to(PAGE_SIZE);
     let place_from = |lowest: PhysAddr| {
         candidates.ranges().find_map(|range| {
             let start = range.start().max(lowest).align_up(align)?;
@@ -196,7 +192,7 @@ mod tests {
                 prop_assert_eq!(window.len(), request.size);
                 prop_assert!(request.at.is_none_or(|at| at == window.start()));
                 prop_assert!(ram.covers(window) && !crash.overlaps(window));
-                prop_assert!(!iomem.kernel_image().unwrap().overlaps(window));
+                prop_assert!(request.at.is_some() || !iomem.kernel_image().unwrap().overlaps(window));
                 prop_assert!(window.start().is_aligned(0x20_0000) && window.start().get() >= 0x100_0000);
             } else if request.at.is_none() {
                 // The largest free piece is at least half of what the kernel and the crash kernel leave.
@@ -220,6 +216,16 @@ mod tests {
     }
 
     #[test]
+    fn the_running_kernel_can_be_swapped_where_that_is_asked_for() {
+        let file = sample(5000);
+        let kernel = Kernel::parse(&file).unwrap();
+        let iomem = iomem(0x200_0000);
+        let request: Request = "96M@0x1000000".parse().unwrap();
+        let window = choose(&iomem, &kernel, request).unwrap();
+        assert!(window.covers(iomem.kernel_image().unwrap()));
+    }
+
+    #[test]
     fn places_that_will_not_do_are_refused_with_the_reason() {
         let file = sample(5000);
         let kernel = Kernel::parse(&file).unwrap();
@@ -228,7 +234,6 @@ mod tests {
                 .unwrap_err()
                 .to_string()
         };
-        assert!(refusal("32M@0x2000000").contains("running kernel"));
         assert!(refusal("32M@0x3300000").contains("aligned"));
         assert!(refusal("32M@0x200000").contains("lowest"));
         assert!(refusal("32M@0x100000000").contains("below 4 GiB"));

@@ -1,6 +1,5 @@
 //! What other people's tools make of a core: a judge of saved memory that shares no code with ours.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tempfile::TempDir;
 use vmcore::elf::{Core, Load};
-use vmcore::{PAGE_SIZE, ReadAt, ReadFile, VmcoreInfo};
+use vmcore::{ReadFile, VmcoreInfo};
 
 use crate::lab::{Kernel, Lab, Tools};
+use crate::makedumpfile::filter;
 
 /// How long a tool may take: damaged memory has lists without an end.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -136,94 +136,6 @@ pub(crate) fn gdb_symbol(tools: &Tools, core: &Path, vmlinux: &Path) -> Result<S
     }
     let output = desk.run("gdb", &mut gdb)?;
     read_gdb(&output)
-}
-
-/// Has `makedumpfile` leave out pages of `core` as its dump level `level` says; returns the numbers of
-/// those pages of the core that are not in what it writes.
-///
-/// It finds `mem_section` by the page tables, so a core that lacks those, or has them elsewhere, fails.
-/// Of kernels newer than itself it says that they are not supported, and goes on. Its own format is
-/// read, for in an ELF file it leaves out only long runs of pages. There, pages of zeros (level 1) are
-/// not left out: they are told as pages that all have one content.
-///
-/// # Errors
-///
-/// If it fails or takes too long, with the end of its output; if what it writes is not its format, or has
-/// memory that `core` does not have.
-pub(crate) fn makedumpfile_excluded(
-    tools: &Tools,
-    core: &Path,
-    level: u8,
-) -> Result<BTreeSet<u64>> {
-    let desk = Desk::new()?;
-    let filtered = desk.path("filtered");
-    let mut makedumpfile = tools.command("makedumpfile");
-    makedumpfile
-        .arg("-d")
-        .arg(level.to_string())
-        .arg(absolute(core)?)
-        .arg(&filtered);
-    desk.run("makedumpfile", &mut makedumpfile)?;
-    let all = pages(open(core)?.loads());
-    let kept = kept_pages(&source(&filtered)?)?;
-    if let Some(page) = kept.difference(&all).next() {
-        bail!(
-            "makedumpfile wrote the page at {:#x}, which {} does not have",
-            page.saturating_mul(PAGE_SIZE),
-            core.display()
-        );
-    }
-    Ok(&all - &kept)
-}
-
-/// The numbers of the pages in a file of makedumpfile's own format: of two bitmaps of the same length,
-/// the second tells them (`IMPLEMENTATION` and `diskdump_mod.h` of makedumpfile).
-fn kept_pages(dump: &impl ReadAt) -> Result<BTreeSet<u64>> {
-    let mut header = [0; 444];
-    dump.read_exact_at(&mut header, 0)
-        .context("cannot read the header of what makedumpfile wrote")?;
-    if !header.starts_with(b"KDUMP   ") {
-        bail!("makedumpfile wrote something that does not begin with `KDUMP`");
-    }
-    let field = |at: usize| {
-        let bytes = header.get(at..).and_then(<[u8]>::first_chunk);
-        u64::from(u32::from_le_bytes(bytes.copied().unwrap_or_default()))
-    };
-    let (block_size, header_blocks, bitmap_blocks) = (field(428), field(432), field(436));
-    if block_size != PAGE_SIZE {
-        bail!("makedumpfile wrote blocks of {block_size} bytes, not of a page");
-    }
-    // None of this overflows: two of the numbers have 32 bits, the third is small.
-    let len = bitmap_blocks / 2 * block_size;
-    let start = (1 + header_blocks) * block_size + len;
-    if start.saturating_add(len) > dump.size() {
-        bail!("what makedumpfile wrote ends before its bitmaps do");
-    }
-    let mut bitmap = vec![0; usize::try_from(len)?];
-    dump.read_exact_at(&mut bitmap, start)
-        .context("cannot read the bitmaps of what makedumpfile wrote")?;
-    Ok((0_u64..)
-        .step_by(8)
-        .zip(bitmap)
-        .flat_map(|(first, byte)| {
-            (0..8_u64)
-                .filter(move |bit| byte >> bit & 1 == 1)
-                .map(move |bit| first + bit)
-        })
-        .collect())
-}
-
-/// The pages of which a core's file holds anything, as makedumpfile counts them.
-fn pages(loads: &[Load]) -> BTreeSet<u64> {
-    loads
-        .iter()
-        .flat_map(|load| {
-            let start = load.memory.start().get();
-            // Cores are read by `Core`, which has checked that the file is as long as it says.
-            let end = start.saturating_add(load.file_size.min(load.memory.len()));
-            start / PAGE_SIZE..end.div_ceil(PAGE_SIZE)
-        })
-        .collect()
 }
 
 /// What is to be added to the addresses in `vmlinux` to have those of the direct map in a core with
@@ -357,18 +269,18 @@ fn text_of_hex(digits: &str) -> Option<String> {
 }
 
 /// The core in the file at `path`.
-fn open(path: &Path) -> Result<Core<ReadFile>> {
+pub(crate) fn open(path: &Path) -> Result<Core<ReadFile>> {
     Core::open(source(path)?).with_context(|| format!("{} is no core", path.display()))
 }
 
 /// The file at `path`.
-fn source(path: &Path) -> Result<ReadFile> {
+pub(crate) fn source(path: &Path) -> Result<ReadFile> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     ReadFile::new(file).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// `path`, whatever directory a tool runs in.
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))
 }
 
@@ -380,14 +292,14 @@ fn end_of(output: &str) -> String {
 
 /// An empty directory that a tool runs in, so that it finds no settings of anybody's. It is removed when
 /// it is dropped.
-struct Desk(TempDir);
+pub(crate) struct Desk(TempDir);
 
 impl Desk {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self(tempfile::tempdir().context("making a folder")?))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -406,7 +318,7 @@ impl Desk {
     }
 
     /// Runs `command` in it, and returns all that it printed, errors included.
-    fn run(&self, name: &str, command: &mut Command) -> Result<String> {
+    pub(crate) fn run(&self, name: &str, command: &mut Command) -> Result<String> {
         self.run_within(LIMIT, name, command)
     }
 
@@ -494,11 +406,12 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
         drgn_tasks(tools, core, vmlinux)
             .map(|report| format!("drgn: {}, {} tasks", report.release, report.tasks.len())),
         gdb_symbol(tools, core, vmlinux).map(|release| format!("gdb: {release}")),
-        makedumpfile_excluded(tools, core, arguments.level).map(|excluded| {
+        filter(tools, core, arguments.level).map(|filtered| {
             format!(
-                "makedumpfile: leaves out {} pages at level {}",
-                excluded.len(),
-                arguments.level
+                "makedumpfile: leaves out {} pages at level {}, {} are zero",
+                filtered.left_out.len(),
+                arguments.level,
+                filtered.zero.len()
             )
         }),
     ];
@@ -649,44 +562,6 @@ ps: seek error
     }
 
     #[test]
-    fn pages_are_those_that_the_file_holds() {
-        let loads = [
-            load(0x1000, 0x3000, 0x2000, 0),
-            load(0x8400, 0x2000, 0x2000, 0),
-            load(0x2_0000, 0x1000, 0, 0),
-        ];
-        assert_eq!(pages(&loads), BTreeSet::from([1, 2, 8, 9, 10]));
-        assert_eq!(pages(&[]), BTreeSet::new());
-    }
-
-    /// A dump of makedumpfile's with one block of other headers, and this as the second bitmap.
-    fn dump(bitmap: &[u8]) -> Vec<u8> {
-        let mut dump = vec![0; 4 * 4096];
-        dump[..8].copy_from_slice(b"KDUMP   ");
-        for (at, value) in [(428, 4096_u32), (432, 1), (436, 2)] {
-            dump[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        }
-        dump[2 * 4096..3 * 4096].fill(0xff);
-        dump[3 * 4096..][..bitmap.len()].copy_from_slice(bitmap);
-        dump
-    }
-
-    #[test]
-    fn the_second_bitmap_tells_the_pages_of_a_dump() {
-        let kept = kept_pages(&dump(&[0b1000_0001, 0, 0b10])).unwrap();
-        assert_eq!(kept, BTreeSet::from([0, 7, 17]));
-        let whole = dump(&[]);
-        for (bad, named) in [
-            (b"\x7fELF".repeat(4096), "KDUMP"),
-            (whole[..100].to_vec(), "header"),
-            (whole[..whole.len() - 1].to_vec(), "bitmaps"),
-        ] {
-            let error = kept_pages(&bad).unwrap_err().to_string();
-            assert!(error.contains(named), "{error}");
-        }
-    }
-
-    #[test]
     fn a_tool_that_fails_or_hangs_is_an_error_with_the_end_of_its_output() {
         let desk = Desk::new().unwrap();
         let shell = |script: &str| {
@@ -722,15 +597,6 @@ ps: seek error
             let _ = read_drgn(&output);
             let _ = read_gdb(&output);
             let _ = text_of_hex(&output);
-        }
-
-        #[test]
-        fn any_dump_is_read_or_refused(numbers: [u32; 3], at in 0..3_usize) {
-            let mut bytes = dump(&[1]);
-            for (field, number) in [428, 432, 436].into_iter().zip(numbers).skip(at) {
-                bytes[field..field + 4].copy_from_slice(&number.to_le_bytes());
-            }
-            let _ = kept_pages(&bytes);
         }
 
         #[test]

@@ -80,6 +80,7 @@ fn tell(event: Event<'_>) {
         Event::PowerOn(1) => println!("\nPower on. The machine is A."),
         Event::PowerOn(_) => println!("\nPower on again. The machine is C now."),
         Event::Done(phase, took) => println!("{:7.2} s  {}", took.as_secs_f64(), phase.title),
+        Event::Found(found) => println!("             {found}"),
         Event::Said(line) => {
             let told = REPORTS
                 .iter()

@@ -7,6 +7,7 @@
 
 mod analysis;
 mod build;
+mod check;
 mod console;
 mod course;
 mod demo;
@@ -14,6 +15,7 @@ mod disk;
 mod judge;
 mod lab;
 mod machine;
+mod makedumpfile;
 mod qemu;
 mod run;
 mod scenario;

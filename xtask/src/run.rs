@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::build::{self, Binaries};
+use crate::check::Checked;
 use crate::course::{Boot, Phase};
 use crate::judge::judge;
 use crate::lab::Lab;
@@ -54,12 +55,14 @@ pub(crate) enum Event<'a> {
     Done(&'a Phase, Duration),
     /// The machine said something.
     Said(&'a str),
+    /// This was found in the image.
+    Found(&'a str),
 }
 
 /// Files that a machine is made of.
 struct Parts {
     /// Where they are; gone with this value.
-    _folder: TempDir,
+    folder: TempDir,
     initramfs: PathBuf,
     /// A's file system, the image, and a disk that is too small for an image.
     disks: [PathBuf; 3],
@@ -105,6 +108,18 @@ impl Runner<'_> {
             let logs = runs_folder().join(&run.label);
             format!("judged by {}-*.log", logs.display())
         })?;
+        if let Some(check) = run.scenario.check {
+            let checked = Checked {
+                image: &parts.disks[1],
+                folder: parts.folder.path(),
+                kjump: &self.binaries.kjump,
+                lab: self.lab,
+                settings: &run.settings,
+                boots: &boots,
+            };
+            let found = check(&checked).context("looking at the image")?;
+            watch(Event::Found(&found));
+        }
         Ok(boots)
     }
 
@@ -139,7 +154,7 @@ impl Runner<'_> {
             Platform::Bios
         };
         Ok(Parts {
-            _folder: folder,
+            folder,
             initramfs,
             disks: [data, image, small],
             platform,
@@ -157,6 +172,7 @@ impl Runner<'_> {
             format!("lab.fill={}", settings.fill),
             format!("lab.loops={}", settings.loops),
             format!("lab.churn={}", settings.churn),
+            format!("lab.keep_free={}", u8::from(settings.keep_free)),
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.
             "no_timer_check".to_owned(),

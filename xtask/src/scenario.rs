@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::check::{self, Checked};
 use crate::course::Course;
 use crate::lab::Kernel;
 use crate::settings::Settings;
@@ -23,6 +24,8 @@ pub(crate) struct Scenario {
     pub(crate) limit: Duration,
     /// Judges what the machine said, beyond what its course wants.
     pub(crate) judge: fn(&[Transcript]) -> Result<()>,
+    /// Looks at the image that is there in the end, and tells in a line what it found.
+    pub(crate) check: Option<fn(&Checked<'_>) -> Result<String>>,
 }
 
 /// All scenarios.
@@ -191,6 +194,79 @@ pub(crate) fn all() -> Vec<Scenario> {
             loops: 2,
             ..standard()
         }),
+        scenario(
+            "loop-over",
+            "the loop with a window over A's own kernel, none of which stays in place",
+            Course::Loop,
+        )
+        .on(Settings {
+            window: Some("kernel".to_owned()),
+            ..standard()
+        })
+        .judged_by(chose_the_window),
+        scenario(
+            "pages",
+            "makedumpfile finds the same pages free, and the same pages zero",
+            Course::Save,
+        )
+        .on(whole())
+        .checked_by(check::pages),
+        scenario(
+            "pages-4-level",
+            "the same with 4 levels of page tables",
+            Course::Save,
+        )
+        .on(Settings {
+            cpu: "qemu64".to_owned(),
+            ..whole()
+        })
+        .judged_by(has_4_levels)
+        .checked_by(check::pages),
+        scenario(
+            "pages-over",
+            "the same with a window over A's own kernel, and without KASLR",
+            Course::Save,
+        )
+        .on(Settings {
+            kaslr: false,
+            window: Some("96M@0x1000000".to_owned()),
+            ..whole()
+        })
+        .checked_by(check::pages),
+        scenario(
+            "pages-numa",
+            "the same on a machine with two NUMA nodes and 2 GiB",
+            Course::Save,
+        )
+        .on(Settings {
+            memory: 2048,
+            nodes: 2,
+            ..whole()
+        })
+        .judged_by(|boots| shows(boots, 0, "lab: nodes=2"))
+        .checked_by(check::pages),
+        scenario(
+            "pages-big",
+            "the same with 5 GiB, some of them above the gap below 4 GiB",
+            Course::Save,
+        )
+        .on(Settings {
+            memory: 5120,
+            ..whole()
+        })
+        .within(Duration::from_secs(300))
+        .checked_by(check::pages),
+        scenario(
+            "tools",
+            "crash, drgn, gdb and makedumpfile find A in a core made of the image, and so does a restore",
+            Course::Save,
+        )
+        .on(Settings {
+            window: Some("kernel".to_owned()),
+            ..freed()
+        })
+        .judged_by(chose_the_window)
+        .checked_by(check::tools),
     ]
 }
 
@@ -199,6 +275,15 @@ fn freed() -> Settings {
     Settings {
         fill: 20,
         churn: 60,
+        ..Settings::default()
+    }
+}
+
+/// A machine that is saved with all of its memory, much of which was used and is free.
+fn whole() -> Settings {
+    Settings {
+        churn: 30,
+        keep_free: true,
         ..Settings::default()
     }
 }
@@ -222,6 +307,7 @@ fn scenario(name: &'static str, summary: &'static str, course: Course) -> Scenar
         settings: Settings::default(),
         limit: Duration::from_secs(180),
         judge: |_| Ok(()),
+        check: None,
     }
 }
 
@@ -237,6 +323,13 @@ impl Scenario {
     fn judged_by(self, judge: fn(&[Transcript]) -> Result<()>) -> Self {
         Self { judge, ..self }
     }
+
+    fn checked_by(self, check: fn(&Checked<'_>) -> Result<String>) -> Self {
+        Self {
+            check: Some(check),
+            ..self
+        }
+    }
 }
 
 fn memory_is_spoilt(boots: &[Transcript]) -> Result<()> {
@@ -249,6 +342,11 @@ fn has_4_levels(boots: &[Transcript]) -> Result<()> {
 
 fn has_5_levels(boots: &[Transcript]) -> Result<()> {
     shows(boots, 0, "lab: paging-levels=5")
+}
+
+/// A found out where its own kernel lies.
+fn chose_the_window(boots: &[Transcript]) -> Result<()> {
+    shows(boots, 0, "lab: window=")
 }
 
 /// B, and then D, have four CPUs.

@@ -23,7 +23,8 @@ pub(crate) struct Settings {
     pub(crate) uefi: bool,
     /// How much of A's memory to fill with content, in percent.
     pub(crate) fill: u32,
-    /// Memory for B and D, as `kjump --window` takes it; its own choice if not given.
+    /// Memory for B and D, as `kjump --window` takes it, or `kernel` for what the kernel A itself lies
+    /// in; kjump's own choice if not given.
     pub(crate) window: Option<String>,
     /// How often A is left and comes back.
     pub(crate) loops: u32,
@@ -33,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) nodes: u32,
     /// What the command lines of A and C have besides what the lab needs.
     pub(crate) append: String,
+    /// Whether free pages are saved too.
+    pub(crate) keep_free: bool,
 }
 
 /// What most scenarios run on.
@@ -54,6 +57,7 @@ impl Default for Settings {
             churn: 0,
             nodes: 1,
             append: String::new(),
+            keep_free: false,
         }
     }
 }
@@ -85,8 +89,8 @@ pub(crate) struct Overrides {
     /// How much of A's memory to fill with content
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=95))]
     fill: Option<u32>,
-    /// Memory for B and D, as `kjump --window` takes it
-    #[arg(long, value_name = "SIZE[@ADDRESS]")]
+    /// Memory for B and D, as `kjump --window` takes it, or what the kernel A itself lies in
+    #[arg(long, value_name = "SIZE[@ADDRESS]|kernel")]
     window: Option<String>,
     /// How often to go through it all from one boot of A
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -100,6 +104,9 @@ pub(crate) struct Overrides {
     /// More parameters for the kernels A and C, such as "init_on_free=1"
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
     append: Option<String>,
+    /// Save free pages too
+    #[arg(long)]
+    keep_free: bool,
 }
 
 impl Overrides {
@@ -119,6 +126,7 @@ impl Overrides {
             churn: self.churn.unwrap_or(settings.churn),
             nodes: self.nodes.unwrap_or(settings.nodes),
             append: self.append.unwrap_or(settings.append),
+            keep_free: self.keep_free || settings.keep_free,
         }
     }
 }
@@ -156,7 +164,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_changed() {
         let line = "vm --kernel 6.1 --memory 4096 --cpus 4 --cpu qemu64 --parallel --kaslr off --uefi --fill 62 \
-                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1";
+                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free";
         assert_eq!(
             settings(line),
             Some(Settings {
@@ -173,6 +181,7 @@ mod tests {
                 churn: 20,
                 nodes: 2,
                 append: "init_on_free=1".to_owned(),
+                keep_free: true,
             })
         );
     }

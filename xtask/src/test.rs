@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use crate::lab::{Kernel, Lab};
-use crate::run::{Run, Runner};
+use crate::run::{Event, Run, Runner};
 use crate::{build, runs_folder, scenario, workspace};
 
 /// How many machines run at once.
@@ -19,7 +19,7 @@ const MACHINES: usize = 2;
 const MATRIX_KERNELS: [Kernel; 3] = [Kernel::V6_1, Kernel::V6_12, Kernel::V7_3];
 
 /// The main scenarios.
-const MATRIX_SCENARIOS: [&str; 3] = ["bounce", "loop", "loop-big"];
+const MATRIX_SCENARIOS: [&str; 5] = ["bounce", "loop", "loop-big", "pages", "tools"];
 
 /// Run all tests, and take machines through all scenarios
 #[derive(Parser)]
@@ -107,10 +107,15 @@ fn run_all(lab: &Lab, runs: Vec<Run>) -> Result<()> {
             scope.spawn(|| {
                 while let Some(run) = next(&runs) {
                     let started = Instant::now();
-                    let result = runner.run(&run, &mut |_| ());
+                    let mut found = String::new();
+                    let result = runner.run(&run, &mut |event| {
+                        if let Event::Found(what) = event {
+                            found = format!("  {what}");
+                        }
+                    });
                     let seconds = started.elapsed().as_secs_f64();
                     let word = if result.is_ok() { "ok" } else { "FAILED" };
-                    println!("{:20} {word:6} {seconds:6.1} s", run.label);
+                    println!("{:20} {word:6} {seconds:6.1} s{found}", run.label);
                     if let (Err(error), Ok(mut failures)) = (result, failures.lock()) {
                         failures.push((run.label, error));
                     }

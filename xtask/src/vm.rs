@@ -44,6 +44,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     runner.run(&run, &mut |event| match event {
         Event::PowerOn(number) => println!("boot {number}"),
         Event::Done(phase, took) => println!("{:7.2} s  {}", took.as_secs_f64(), phase.title),
+        Event::Found(found) => println!("           {found}"),
         Event::Said(_) => {}
     })?;
     println!("{name}: ok");

@@ -77,6 +77,27 @@ pub(crate) fn disks() -> Result<Vec<String>> {
     Ok(disks.into_iter().map(|(_, disk)| disk).collect())
 }
 
+/// All processes, threads of the kernel not among them: `PID NAME`, with commas between.
+pub(crate) fn processes() -> Result<String> {
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc").context("listing /proc")? {
+        let entry = entry.context("listing /proc")?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Those of the kernel have no command line.
+        if let Ok(pid) = name.parse::<u32>()
+            && !read(entry.path().join("cmdline"))?.is_empty()
+        {
+            processes.push((pid, read(entry.path().join("comm"))?));
+        }
+    }
+    processes.sort();
+    let processes: Vec<String> = processes
+        .into_iter()
+        .map(|(pid, name)| format!("{pid} {}", name.trim_end()))
+        .collect();
+    Ok(processes.join(","))
+}
+
 /// Number of the NUMA nodes that have memory or CPUs; 1 on a kernel that knows none.
 pub(crate) fn nodes() -> Result<usize> {
     let path = Path::new("/sys/devices/system/node/online");

@@ -27,6 +27,7 @@ mod processors;
 mod refusals;
 mod roles;
 mod tmpfs;
+mod window;
 mod witness;
 mod worker;
 
@@ -63,6 +64,11 @@ fn first_process() -> ExitCode {
 fn play() -> Result<()> {
     machine::mount_kernel_file_systems()?;
     let line = std::fs::read_to_string("/proc/cmdline").context("reading /proc/cmdline")?;
-    let parameters = parameters::Parameters::parse(&line)?;
+    let mut parameters = parameters::Parameters::parse(&line)?;
+    if parameters.window.as_deref() == Some("kernel") {
+        let window = window::over_kernel()?;
+        console::report("window", &window);
+        parameters.window = Some(window);
+    }
     roles::play(&parameters)
 }

@@ -15,12 +15,15 @@ pub(crate) struct Parameters {
     pub(crate) churn: u8,
     /// `lab.loops`: how often to leave this kernel and come back.
     pub(crate) loops: u32,
-    /// `lab.window`: memory for the other kernels, as `kjump --window` takes it.
+    /// `lab.window`: memory for the other kernels, as `kjump --window` takes it, or `kernel` for what
+    /// this kernel itself lies in.
     pub(crate) window: Option<String>,
     /// `lab.spoil`: name of a thing to spoil before it is verified, which then has to fail.
     pub(crate) spoil: Option<String>,
     /// `lab.append`: command line of the other kernels, with commas for spaces.
     pub(crate) append: String,
+    /// `lab.keep_free`: whether free pages are saved too, as 0 or 1.
+    pub(crate) keep_free: bool,
 }
 
 /// What this machine is for.
@@ -76,6 +79,7 @@ impl Parameters {
             window: None,
             spoil: None,
             append: String::new(),
+            keep_free: false,
         };
         let ours = line
             .split_whitespace()
@@ -97,6 +101,13 @@ impl Parameters {
                 "window" => parameters.window = Some(value.to_owned()),
                 "spoil" => parameters.spoil = Some(value.to_owned()),
                 "append" => parameters.append = value.replace(',', " "),
+                "keep_free" => {
+                    parameters.keep_free = match value {
+                        "0" => false,
+                        "1" => true,
+                        _ => bail!(wrong()),
+                    }
+                }
                 _ => bail!("unknown parameter lab.{key}"),
             }
         }
@@ -122,7 +133,7 @@ mod tests {
     #[test]
     fn parameters_are_found_among_those_of_others() {
         let line = "console=ttyS0 lab.role=hibernate nokaslr lab.fill=62 lab.churn=28 lab.seed=7 lab.loops=2 \
-                    lab.window=64M@0x1000000 lab.append=console=ttyS0,panic=-1\n";
+                    lab.window=64M@0x1000000 lab.keep_free=1 lab.append=console=ttyS0,panic=-1\n";
         let parameters = Parameters::parse(line).unwrap();
         assert_eq!(parameters.role, Role::Hibernate);
         assert_eq!(parameters.fill, 62);
@@ -130,6 +141,7 @@ mod tests {
         assert_eq!(parameters.seed, 7);
         assert_eq!(parameters.loops, 2);
         assert_eq!(parameters.window.as_deref(), Some("64M@0x1000000"));
+        assert!(parameters.keep_free);
         assert_eq!(parameters.append, "console=ttyS0 panic=-1");
     }
 
@@ -144,6 +156,7 @@ mod tests {
             "lab.role=bounce lab.fill=40 lab.churn=51",
             "lab.role=bounce lab.fill=95 lab.churn=1",
             "lab.role=bounce lab.loops=-1",
+            "lab.role=bounce lab.keep_free=yes",
             "lab.role=bounce lab.fil=3",
         ] {
             assert!(Parameters::parse(line).is_err(), "{line}");

@@ -52,7 +52,11 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
     let image = disk::image_disk()?;
     let mut hibernate = vec!["hibernate", "--image", &image];
     hibernate.extend(kjump::load_options(parameters));
+    if parameters.keep_free {
+        hibernate.push("--keep-free");
+    }
     leave_and_come_back(parameters, || {
+        console::report("processes", &machine::processes()?);
         console::report("ready", "to hibernate");
         kjump::run(&hibernate)?;
         refusals::ask(refusals::AFTER_RESUME)
