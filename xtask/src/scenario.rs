@@ -26,6 +26,8 @@ pub(crate) struct Scenario {
     pub(crate) judge: fn(&[Transcript]) -> Result<()>,
     /// Looks at the image that is there in the end, and tells in a line what it found.
     pub(crate) check: Option<fn(&Checked<'_>) -> Result<String>>,
+    /// Whether it takes so long that `cargo xtask test` runs it only if it is named.
+    pub(crate) long: bool,
 }
 
 /// All scenarios.
@@ -255,7 +257,8 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..whole()
         })
         .within(Duration::from_secs(300))
-        .checked_by(check::pages),
+        .checked_by(check::pages)
+        .only_if_named(),
         scenario(
             "tools",
             "crash, drgn, gdb and makedumpfile find A in a core made of the image, and so does a restore",
@@ -308,6 +311,7 @@ fn scenario(name: &'static str, summary: &'static str, course: Course) -> Scenar
         limit: Duration::from_secs(180),
         judge: |_| Ok(()),
         check: None,
+        long: false,
     }
 }
 
@@ -322,6 +326,10 @@ impl Scenario {
 
     fn judged_by(self, judge: fn(&[Transcript]) -> Result<()>) -> Self {
         Self { judge, ..self }
+    }
+
+    fn only_if_named(self) -> Self {
+        Self { long: true, ..self }
     }
 
     fn checked_by(self, check: fn(&Checked<'_>) -> Result<String>) -> Self {

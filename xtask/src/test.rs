@@ -19,13 +19,13 @@ const MACHINES: usize = 2;
 const MATRIX_KERNELS: [Kernel; 3] = [Kernel::V6_1, Kernel::V6_12, Kernel::V7_3];
 
 /// The main scenarios.
-const MATRIX_SCENARIOS: [&str; 5] = ["bounce", "loop", "loop-big", "pages", "tools"];
+const MATRIX_SCENARIOS: [&str; 6] = ["bounce", "loop", "loop-big", "pages", "pages-big", "tools"];
 
 /// Run all tests, and take machines through all scenarios
 #[derive(Parser)]
 #[command(name = "cargo xtask test", bin_name = "cargo xtask test")]
 struct Arguments {
-    /// Run nothing but scenarios with this in their name
+    /// Run nothing but scenarios with this in their name, those that take long among them
     filter: Option<String>,
 }
 
@@ -40,7 +40,10 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     let filter = arguments.filter.as_deref();
     let runs: Vec<Run> = scenario::all()
         .into_iter()
-        .filter(|scenario| filter.is_none_or(|filter| scenario.name.contains(filter)))
+        .filter(|scenario| match filter {
+            Some(filter) => scenario.name.contains(filter),
+            None => !scenario.long,
+        })
         .map(Run::of)
         .collect();
     if runs.is_empty() {
