@@ -39,7 +39,11 @@ pub(crate) fn verify(witnesses: &mut [Box<dyn Witness>]) -> Result<()> {
         let name = witness.name();
         match witness.verify() {
             Ok(state) => console::report(&format!("after.{name}"), &state),
-            Err(error) => wrong.push(format!("{name}: {error:#}")),
+            Err(error) => {
+                // At once: a machine that is harmed may not get to the end.
+                console::report(&format!("wrong.{name}"), &format!("{error:#}"));
+                wrong.push(format!("{name}: {error:#}"));
+            }
         }
     }
     if wrong.is_empty() {
