@@ -12,7 +12,7 @@ use super::fragment::Fragment;
 
 /// Version of what this module does: to be raised whenever it makes another kernel out of the same
 /// source and configuration.
-pub(super) const RECIPE: u32 = 2;
+pub(super) const RECIPE: u32 = 3;
 
 /// What is kept of a build, and the names that it is kept under.
 const PRODUCTS: [(&str, &str); 4] = [
@@ -20,6 +20,22 @@ const PRODUCTS: [(&str, &str); 4] = [
     ("vmlinux", "vmlinux"),
     (".config", "config"),
     ("System.map", "System.map"),
+];
+
+/// What `make M=…` needs of a built tree to build a module for its kernel
+/// (`Documentation/kbuild/modules.rst`).
+const HEADERS: [&str; 11] = [
+    "Makefile",
+    ".config",
+    "Module.symvers",
+    "include",
+    "scripts",
+    "arch/x86/include",
+    "arch/x86/Makefile",
+    "arch/x86/Makefile.postlink",
+    "arch/x86/Makefile_32.cpu",
+    "arch/x86/Makefile.um",
+    "tools/objtool/objtool",
 ];
 
 /// The compiler that kernels are built with, in the words of its first line about itself.
@@ -45,7 +61,8 @@ pub(super) struct Build<'a> {
     pub(super) deb: &'a Path,
     /// An empty directory to work in, with 2.5 GB of free space.
     pub(super) work: &'a Path,
-    /// An empty directory that takes `bzImage`, `config` and, of a compiled kernel, `System.map`.
+    /// An empty directory that takes `bzImage`, `config` and, of a compiled kernel, `vmlinux`, `System.map`,
+    /// the folder `modules`, and `headers.tar`.
     pub(super) out: &'a Path,
     /// What takes the output of all commands.
     pub(super) log: &'a Path,
@@ -79,7 +96,7 @@ impl Build<'_> {
         let what = format!("kernel {}: building", self.name);
         let jobs = available_parallelism().map_or(1, usize::from);
         let mut make = make(&tree);
-        make.arg(format!("-j{jobs}")).arg("bzImage");
+        make.arg(format!("-j{jobs}")).args(["bzImage", "modules"]);
         activity::run(&what, &mut make, self.log, |log| {
             let objects = log.lines().filter(|line| line.starts_with("  CC ")).count();
             format!("{objects} files compiled")
@@ -89,7 +106,38 @@ impl Build<'_> {
             fs::copy(tree.join(product), self.out.join(name))
                 .with_context(|| format!("the build of kernel {} left no {product}", self.name))?;
         }
+        self.keep_modules(&tree)?;
+        self.keep_headers(&tree)
+    }
+
+    /// Keeps the modules, without their debugging symbols, in one folder.
+    fn keep_modules(&self, tree: &Path) -> Result<()> {
+        let folder = self.out.join("modules");
+        fs::create_dir(&folder)?;
+        let order = fs::read_to_string(tree.join("modules.order"))
+            .with_context(|| format!("the build of kernel {} left no modules.order", self.name))?;
+        for module in order.lines() {
+            let module = tree.join(module).with_extension("ko");
+            let mut strip = Command::new("strip");
+            strip.arg("--strip-debug").arg("-o");
+            strip.arg(folder.join(module.file_name().unwrap_or_default()));
+            self.run("keeping the modules", strip.arg(&module))?;
+        }
         Ok(())
+    }
+
+    /// Keeps what modules for this kernel are built with, in one archive.
+    fn keep_headers(&self, tree: &Path) -> Result<()> {
+        // What a version does not have, its modules do not need.
+        let headers = HEADERS.iter().filter(|path| tree.join(path).exists());
+        let mut tar = Command::new("tar");
+        tar.arg("-cf")
+            .arg(self.out.join("headers.tar"))
+            .arg("-C")
+            .arg(tree)
+            .args(["--exclude=*.o", "--exclude=*.cmd"])
+            .args(headers);
+        self.run("keeping what modules are built with", &mut tar)
     }
 
     /// Takes the kernel out of Debian's `package`, which is `linux-image-` and the kernel's release.
