@@ -15,7 +15,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{console, kjump, machine, refusals};
+use crate::{bench, console, kjump, machine, refusals};
 
 /// What C fills memory with.
 const JUNK: u64 = 0xdead_dead_dead_dead;
@@ -33,6 +33,10 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SaveFails => save_fails(parameters),
         Role::NotRoot => refusals::ask(refusals::NOT_ROOT),
         Role::SelfCheck => self_check(parameters),
+        Role::BenchKjump => bench::kjump(parameters),
+        Role::BenchKjumpResume => bench::kjump_resume(parameters),
+        Role::BenchSwsusp => bench::swsusp(parameters),
+        Role::BenchSwsuspResume => bench::swsusp_resume(),
     }
 }
 
@@ -172,7 +176,7 @@ fn witnesses(parameters: &Parameters) -> Result<Vec<Box<dyn Witness>>> {
     let mut witnesses: Vec<Box<dyn Witness>> = vec![
         Box::new(Identity::learn()?),
         Box::new(Clock::read()),
-        Box::new(Memory::fill(seed, parameters.fill)?),
+        Box::new(Memory::fill(parameters.content(), parameters.fill)?),
     ];
     if parameters.churn > 0 {
         witnesses.push(Box::new(Freed::new(seed, parameters.churn)));
