@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod analysis;
+mod bench;
 mod build;
 mod check;
 mod console;
@@ -62,6 +63,11 @@ const TASKS: &[Task] = &[
         name: "analyse",
         summary: "show what crash, drgn, gdb and makedumpfile make of a core",
         run: analysis::main,
+    },
+    Task {
+        name: "bench",
+        summary: "compare with makedumpfile and with the kernel's own hibernation, side by side",
+        run: bench::main,
     },
     Task {
         name: "lab",

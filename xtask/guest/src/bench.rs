@@ -44,11 +44,8 @@ pub(crate) fn swsusp(parameters: &Parameters) -> Result<()> {
     let all = machine::memory_size()?;
     machine::write("/sys/power/image_size", &all.to_string())?;
     machine::write("/sys/power/disk", "shutdown")?;
-    let swap = disk()?;
-    there_and_back(parameters, || {
-        swap::on(&swap)?;
-        machine::write("/sys/power/state", "disk")
-    })
+    swap::on(&disk()?)?;
+    there_and_back(parameters, || machine::write("/sys/power/state", "disk"))
 }
 
 /// What runs when the kernel did not find A's image, or refused it.
