@@ -68,5 +68,7 @@ fn there_and_back(parameters: &Parameters, hibernate: impl Fn() -> Result<()>) -
     console::report("ready", "to hibernate");
     hibernate()?;
     console::report("back", "in A");
+    // What went there to make room for the image is not in memory yet.
+    console::report("swapped", &format!("{} MiB", machine::swapped()? >> 20));
     witness::verify(&mut witnesses)
 }

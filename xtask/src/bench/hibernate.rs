@@ -62,7 +62,10 @@ impl Contents {
 struct Trip {
     hibernate: Duration,
     resume: Duration,
+    /// What the image takes, in bytes.
     written: u64,
+    /// What was still swapped out after it, in MiB.
+    swapped: u64,
 }
 
 /// Runs of each way, in the order in which they were made.
@@ -211,6 +214,10 @@ impl Runs {
             ("repeated_for", json!(self.repeats)),
             ("ours_bytes", json!(written(&self.ours))),
             (
+                "theirs_swapped_mib",
+                json!(self.theirs.iter().flatten().map(|trip| trip.swapped).max()),
+            ),
+            (
                 "theirs_bytes",
                 json!(self.theirs.iter().filter_map(|runs| written(runs)).min()),
             ),
@@ -224,10 +231,12 @@ impl Runs {
 fn trip(bed: &Bed<'_>, guest: Guest, way: &Way) -> Result<Trip> {
     let run = || -> Result<Trip> {
         let hibernated = bed.hibernate(guest, way)?;
+        let resumed = hibernated.resume()?;
         Ok(Trip {
             hibernate: hibernated.took,
-            resume: hibernated.resume()?,
+            resume: resumed.took,
             written: hibernated.written,
+            swapped: resumed.swapped,
         })
     };
     let trip = run().with_context(|| format!("{way}"))?;
@@ -250,6 +259,7 @@ mod tests {
             hibernate: Duration::from_secs(hibernate),
             resume: Duration::from_secs(resume),
             written: 7 << 20,
+            swapped: 0,
         }
     }
 

@@ -96,6 +96,16 @@ pub(crate) struct Hibernated<'a> {
     said: Vec<Line>,
 }
 
+/// A machine that went on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resumed {
+    /// From power on until A's process ran again.
+    pub(crate) took: Duration,
+    /// What was still in the swap area then, in MiB: the kernel writes it there when its image would be too
+    /// large.
+    pub(crate) swapped: u64,
+}
+
 impl Bed<'_> {
     /// Boots `guest`, and hibernates it.
     ///
@@ -138,13 +148,12 @@ impl Bed<'_> {
 }
 
 impl Hibernated<'_> {
-    /// Switches the machine on again, and returns how long it took until A went on. The content of A was
-    /// compared by then.
+    /// Switches the machine on again, until A went on and its content was compared.
     ///
     /// # Errors
     ///
     /// If A does not go on, or is not as it was; with the end of the console.
-    pub(crate) fn resume(&self) -> Result<Duration> {
+    pub(crate) fn resume(&self) -> Result<Resumed> {
         let role = match self.way {
             Way::Kjump(_) | Way::KjumpWhole => "bench-kjump-resume",
             Way::Swsusp(_) => "bench-swsusp-resume",
@@ -163,7 +172,12 @@ impl Hibernated<'_> {
                 "{thing} of A was {before:?}, and is {after:?}"
             );
         }
-        Ok(back)
+        let swapped =
+            value(&said, "swapped").and_then(|value| value.strip_suffix(" MiB")?.parse().ok());
+        Ok(Resumed {
+            took: back,
+            swapped: swapped.context("A did not say how much was swapped out")?,
+        })
     }
 
     /// Runs the machine until it is off; returns what it said, and when it was off.

@@ -211,7 +211,7 @@ fn point(bench: &Bench<'_>, place: &Place, guest: Guest) -> Result<Point> {
         point.written = hibernated.written;
         // The image is looked at while it is whole: resuming it marks it as used.
         let tools = tools(bench, place, &hibernated.disk);
-        Ok((hibernated.took, hibernated.resume()?, tools))
+        Ok((hibernated.took, hibernated.resume()?.took, tools))
     })?;
     let (hibernate, resume, tools) = ours;
     point.set("kjump_hibernate", hibernate);
@@ -247,7 +247,7 @@ fn point(bench: &Bench<'_>, place: &Place, guest: Guest) -> Result<Point> {
 
 fn swsusp(bed: &Bed<'_>, guest: Guest) -> Result<(Duration, Duration)> {
     let hibernated = bed.hibernate(guest, &Way::Swsusp(Compressor::Lz4))?;
-    Ok((hibernated.took, hibernated.resume()?))
+    Ok((hibernated.took, hibernated.resume()?.took))
 }
 
 /// Times of `kjump convert` and of makedumpfile on what the image holds.
