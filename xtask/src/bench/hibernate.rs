@@ -17,6 +17,9 @@ use super::{Bench, say};
 /// How often one pair may be repeated, because QEMU failed.
 const REPEATS: usize = 4;
 
+/// How much the kernel may swap out without an objection, in MiB.
+const SWAPPED_AT_MOST: u64 = 8;
+
 /// What memory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Contents {
@@ -198,8 +201,22 @@ impl Runs {
             pairs,
             notes,
             facts: self.facts(contents),
-            objection: None,
+            objection: self.objection(),
         }
+    }
+
+    /// What the kernel swapped out before it made its image is not in its image, and not resumed.
+    fn objection(&self) -> Option<String> {
+        let swapped = self.swapped().filter(|mib| *mib > SWAPPED_AT_MOST)?;
+        Some(format!(
+            "the kernel swapped out {swapped} MiB, because its image would be more than half of memory; \
+             a machine with more memory has room for it (--memory)"
+        ))
+    }
+
+    /// The most that was still swapped out after a resumption, in MiB.
+    fn swapped(&self) -> Option<u64> {
+        self.theirs.iter().flatten().map(|trip| trip.swapped).max()
     }
 
     fn facts(&self, contents: Contents) -> Map<String, Value> {
@@ -213,10 +230,7 @@ impl Runs {
             ("repeats", json!(self.repeats.len())),
             ("repeated_for", json!(self.repeats)),
             ("ours_bytes", json!(written(&self.ours))),
-            (
-                "theirs_swapped_mib",
-                json!(self.theirs.iter().flatten().map(|trip| trip.swapped).max()),
-            ),
+            ("theirs_swapped_mib", json!(self.swapped())),
             (
                 "theirs_bytes",
                 json!(self.theirs.iter().filter_map(|runs| written(runs)).min()),
@@ -276,10 +290,30 @@ mod tests {
         let resume = runs.comparison(Contents::Mixed, "resume", |trip| trip.resume, "");
         assert_eq!(resume.name, "resume");
         assert_eq!(resume.pairs.ratios(), [3.0, 2.0]);
+        assert_eq!(resume.objection, None);
         let json = resume.json();
         assert_eq!(json["repeats"], 1);
         assert_eq!(json["contents"], "mixed");
         assert_eq!(json["ours_bytes"], 7 << 20);
+    }
+
+    #[test]
+    fn what_was_swapped_out_is_objected_to() {
+        let swapped = |swapped| {
+            let some = Trip {
+                swapped,
+                ..trip(2, 2)
+            };
+            let runs = Runs {
+                ours: vec![trip(1, 1)],
+                theirs: [vec![trip(2, 2)], vec![some]],
+                repeats: Vec::new(),
+            };
+            runs.comparison(Contents::Mixed, "resume", |trip| trip.resume, "")
+                .objection
+        };
+        assert_eq!(swapped(SWAPPED_AT_MOST), None);
+        assert!(swapped(246).is_some_and(|text| text.contains("246 MiB")));
     }
 
     #[test]
