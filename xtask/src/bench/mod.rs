@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use serde_json::{Value, json};
 
 use self::hibernate::Contents;
@@ -201,7 +202,10 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
         }
         return Ok(());
     }
-    let entries = chosen(&arguments.names)?;
+    let entries = chosen(&arguments.names).unwrap_or_else(|error| {
+        let mut command = Arguments::command();
+        command.error(ErrorKind::InvalidValue, error).exit()
+    });
     let bench = Bench {
         lab: &Lab::set_up(&[Kernel::V6_12])?,
         binaries: &build::binaries()?,
@@ -343,8 +347,6 @@ fn about(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::ratio::Pairs;
     use super::*;
 
