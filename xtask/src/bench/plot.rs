@@ -10,7 +10,7 @@ const HEIGHT: f64 = 340.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 92.0;
-const BOTTOM: f64 = 56.0;
+const BOTTOM: f64 = 62.0;
 
 /// Height of a line of the legend.
 const LEGEND_LINE: f64 = 18.0;
@@ -70,7 +70,8 @@ impl Plot {
             .map(|panel| panel.series.len())
             .max()
             .unwrap_or(0);
-        let height = TOP + HEIGHT + BOTTOM + legend as f64 * LEGEND_LINE;
+        // The guide has a line of the legend too.
+        let height = TOP + HEIGHT + BOTTOM + (legend + 1) as f64 * LEGEND_LINE;
         let mut svg = String::new();
         // Writing to a string cannot fail.
         let _ = writeln!(
@@ -162,6 +163,7 @@ impl Panel {
         let turned =
             format!("text-anchor=\"middle\" transform=\"rotate(-90 {label_x:.1} {label_y:.1})\"");
         text(svg, (label_x, label_y), &turned, &self.y_label);
+        self.guide(svg, &x, &y);
         for (number, series) in self.series.iter().enumerate() {
             let points: Vec<_> = series
                 .points
@@ -169,7 +171,7 @@ impl Panel {
                 .map(|&(a, b)| (x.at(a), y.at(b)))
                 .collect();
             series.line(svg, &points);
-            let at = bottom + BOTTOM + number as f64 * LEGEND_LINE;
+            let at = legend_line(bottom, number);
             series.line(svg, &[(left, at), (left + 28.0, at)]);
             let name = match series.points.is_empty() {
                 true => format!("{} (not measured)", series.name),
@@ -178,6 +180,43 @@ impl Panel {
             text(svg, (left + 38.0, at + 4.0), "", &name);
         }
     }
+}
+
+impl Panel {
+    /// A line of what grows as X does, through the last point of the first line.
+    fn guide(&self, svg: &mut String, x: &Axis, y: &Axis) {
+        let Some(&(right, top)) = self.series.first().and_then(|series| series.points.last())
+        else {
+            return;
+        };
+        // It leaves the frame at its left side, or at its bottom.
+        let left = f64::max(x.from, y.from * right / top);
+        let (from, to) = ((left, top * left / right), (right, top));
+        let place = |(a, b)| (x.at(a), y.at(b));
+        let at = legend_line(y.start, self.series.len());
+        for (from, to) in [
+            (place(from), place(to)),
+            ((x.start, at), (x.start + 28.0, at)),
+        ] {
+            let _ = writeln!(
+                svg,
+                "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"#888\" \
+                 stroke-dasharray=\"1 4\" stroke-width=\"2\"/>",
+                from.0, from.1, to.0, to.1
+            );
+        }
+        text(
+            svg,
+            (x.start + 38.0, at + 4.0),
+            "",
+            "in proportion to memory",
+        );
+    }
+}
+
+/// Where a line of the legend is, below a drawing area that ends at `bottom`.
+fn legend_line(bottom: f64, number: usize) -> f64 {
+    bottom + BOTTOM + number as f64 * LEGEND_LINE
 }
 
 impl Series {
