@@ -332,8 +332,8 @@ impl Results {
 fn codec(name: &str) -> Result<String, String> {
     let level = name.strip_prefix("zstd:").map(str::parse::<i32>);
     match (name, level) {
-        ("none" | "lz4" | "zstd", _) | (_, Some(Ok(_))) => Ok(name.to_owned()),
-        _ => Err("it is none, lz4, zstd or zstd:LEVEL".to_owned()),
+        ("none" | "lz4" | "zstd", _) | (_, Some(Ok(1..=19))) => Ok(name.to_owned()),
+        _ => Err("it is none, lz4, zstd or zstd:LEVEL with a level from 1 to 19".to_owned()),
     }
 }
 
@@ -369,6 +369,7 @@ mod tests {
             "bench --pairs 0",
             "bench --codec lzo",
             "bench --codec zstd:",
+            "bench --codec zstd:20",
             "bench --contents full",
             "bench --sizes 64",
         ] {

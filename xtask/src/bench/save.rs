@@ -62,21 +62,8 @@ pub(crate) fn compare(bench: &Bench<'_>, rival: Rival) -> Result<Comparison> {
     let size = fs::metadata(&core)?.len();
     let place = Place::choose(bench.arguments.folder.as_deref(), size >> 20, size >> 20)?;
     let output = place.path("output");
-    let cpus = host::cpus();
-    // The first runs bring the core into the page cache, and count for nobody. With threads, makedumpfile is
-    // at times slower than without.
-    let mut threads = None;
-    if cpus > 1 {
-        let alone = theirs(tools, rival, None, &core, &output)?;
-        let together = theirs(tools, rival, Some(cpus), &core, &output)?;
-        threads = (together.took < alone.took).then_some(cpus);
-        say!(
-            "  makedumpfile {}: {:.2} s without threads, {:.2} s with {cpus}",
-            rival.option(),
-            alone.took.as_secs_f64(),
-            together.took.as_secs_f64()
-        );
-    }
+    // The first runs bring the core into the page cache, and count for nobody.
+    let threads = better_threads(tools, rival, &core, &output)?;
     ours(&bench.binaries.kjump, rival.codec(), &core, &output)?;
 
     let mut pairs = Pairs::default();
@@ -153,6 +140,29 @@ pub(crate) fn ours(kjump: &Path, codec: &str, core: &Path, output: &Path) -> Res
     command.args(["--format", "kjump", "--codec", codec, "--threads"]);
     command.arg(host::cpus().to_string());
     timed("kjump", &mut command, output)
+}
+
+/// With how many threads makedumpfile is faster: one for each CPU, or none of its own. Its threads wait for
+/// each other busily, which is at times slower by far.
+pub(crate) fn better_threads(
+    tools: &Tools,
+    rival: Rival,
+    core: &Path,
+    output: &Path,
+) -> Result<Option<usize>> {
+    let cpus = host::cpus();
+    if cpus < 2 {
+        return Ok(None);
+    }
+    let alone = theirs(tools, rival, None, core, output)?;
+    let together = theirs(tools, rival, Some(cpus), core, output)?;
+    say!(
+        "  makedumpfile {}: {:.2} s without threads, {:.2} s with {cpus}",
+        rival.option(),
+        alone.took.as_secs_f64(),
+        together.took.as_secs_f64()
+    );
+    Ok((together.took < alone.took).then_some(cpus))
 }
 
 /// Has makedumpfile do the same.

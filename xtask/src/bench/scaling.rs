@@ -1,5 +1,8 @@
 //! `scaling`: how time grows with memory, by each tool that can do it.
 
+use std::cell::OnceCell;
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +12,7 @@ use super::hibernate::Contents;
 use super::place::Place;
 use super::plot::{Panel, Plot, Series};
 use super::ratio::round;
-use super::round_trip::{Bed, Guest, Way, is_emulators_fault};
+use super::round_trip::{Bed, Guest, Resumed, Way, is_emulators_fault};
 use super::save::{self, Rival};
 use super::swsusp::Compressor;
 use super::{Bench, about, host, say};
@@ -73,6 +76,9 @@ struct Curve {
     dashed: bool,
 }
 
+/// With how many threads makedumpfile is faster, once that was tried at the first point.
+type Threads = OnceCell<Option<usize>>;
+
 /// Which half of the picture it is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
@@ -103,6 +109,8 @@ struct Point {
     /// What the image takes, in bytes.
     written: u64,
     seconds: [Option<f64>; CURVES.len()],
+    /// What the kernel had swapped out for its image to be small enough, in MiB.
+    swapped: Option<u64>,
     /// Why some could not be measured.
     missing: Vec<String>,
 }
@@ -118,6 +126,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<Value> {
     let mut points = Vec::new();
     let mut skipped = Vec::new();
     let mut last = None;
+    let threads: Threads = OnceCell::new();
     let mut kind = String::new();
     for memory in sizes {
         let estimate = estimate(last, memory);
@@ -136,7 +145,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<Value> {
         let guest = bench.guest(memory, contents);
         let place = place(bench, &guest)?;
         kind.clone_from(&place.kind);
-        points.push(point(bench, &place, guest)?);
+        points.push(point(bench, &place, guest, &threads)?);
         last = Some((memory, point_started.elapsed()));
     }
     ensure!(
@@ -149,22 +158,22 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<Value> {
         .clone()
         .unwrap_or_else(|| workspace().join("docs/scaling.svg"));
     let picture = plot(&points, contents).svg();
-    std::fs::write(&svg, picture).with_context(|| format!("writing {}", svg.display()))?;
+    fs::write(&svg, picture).with_context(|| format!("writing {}", svg.display()))?;
     say!("drawn to {}", svg.display());
     Ok(json!({
         "unit": "seconds",
         "points": points.iter().map(Point::json).collect::<Vec<_>>(),
         "left_out_mib": skipped,
-        "notes": notes(bench, contents, &kind),
+        "notes": notes(bench, contents, &kind, threads.into_inner().flatten()),
     }))
 }
 
-fn notes(bench: &Bench<'_>, contents: Contents, kind: &str) -> String {
+fn notes(bench: &Bench<'_>, contents: Contents, kind: &str, threads: Option<usize>) -> String {
     format!(
         "One run each; {}. hibernate and resume: whole loops as in hibernate_vs_swsusp, {} CPUs that run {}, swsusp with \
          LZ4. kjump_convert and makedumpfile: on the host, with {} CPUs, the image of the same machine as an ELF core \
-         (which has no free and zero pages any more) to an image with lz4, and by `makedumpfile -l -d 17 \
-         --num-threads {}`. Files on {kind}.",
+         (which has no free and zero pages any more) to an image with lz4, and by `makedumpfile -l -d 17` \
+         ({}). Files on {kind}.",
         contents.describe(),
         bench.arguments.cpus,
         if bench.arguments.single {
@@ -173,7 +182,10 @@ fn notes(bench: &Bench<'_>, contents: Contents, kind: &str) -> String {
             "at once"
         },
         host::cpus(),
-        host::cpus(),
+        match threads {
+            Some(threads) => format!("--num-threads {threads}"),
+            None => "without threads of its own".to_owned(),
+        },
     )
 }
 
@@ -198,11 +210,12 @@ fn estimate(last: Option<(u32, Duration)>, memory: u32) -> Duration {
     }
 }
 
-fn point(bench: &Bench<'_>, place: &Place, guest: Guest) -> Result<Point> {
+fn point(bench: &Bench<'_>, place: &Place, guest: Guest, threads: &Threads) -> Result<Point> {
     let bed = bench.bed(place);
     let mut point = Point {
         memory: guest.memory,
         written: 0,
+        swapped: None,
         seconds: [None; CURVES.len()],
         missing: Vec::new(),
     };
@@ -210,26 +223,24 @@ fn point(bench: &Bench<'_>, place: &Place, guest: Guest) -> Result<Point> {
         let hibernated = bed.hibernate(guest, &bench.ours())?;
         point.written = hibernated.written;
         // The image is looked at while it is whole: resuming it marks it as used.
-        let tools = tools(bench, place, &hibernated.disk);
+        let tools = tools(bench, place, &hibernated.disk, threads);
         Ok((hibernated.took, hibernated.resume()?.took, tools))
     })?;
     let (hibernate, resume, tools) = ours;
-    point.set("kjump_hibernate", hibernate);
-    point.set("kjump_resume", resume);
+    point.record("kjump_hibernate", Ok(hibernate));
+    point.record("kjump_resume", Ok(resume));
     match tools {
-        Ok((convert, makedumpfile)) => {
-            point.set("kjump_convert", convert);
-            match makedumpfile {
-                Ok(took) => point.set("makedumpfile", took),
-                Err(error) => point.missing.push(format!("makedumpfile: {error:#}")),
-            }
+        Ok([convert, makedumpfile]) => {
+            point.record("kjump_convert", convert);
+            point.record("makedumpfile", makedumpfile);
         }
-        Err(error) => point.missing.push(format!("kjump convert: {error:#}")),
+        Err(error) => point.missing.push(format!("core of the image: {error:#}")),
     }
     match patiently(|| swsusp(&bed, guest)) {
-        Ok((hibernate, resume)) => {
-            point.set("swsusp_hibernate", hibernate);
-            point.set("swsusp_resume", resume);
+        Ok((hibernate, resumed)) => {
+            point.record("swsusp_hibernate", Ok(hibernate));
+            point.record("swsusp_resume", Ok(resumed.took));
+            point.swapped = Some(resumed.swapped);
         }
         Err(error) => point.missing.push(format!("swsusp: {error:#}")),
     }
@@ -245,27 +256,34 @@ fn point(bench: &Bench<'_>, place: &Place, guest: Guest) -> Result<Point> {
     Ok(point)
 }
 
-fn swsusp(bed: &Bed<'_>, guest: Guest) -> Result<(Duration, Duration)> {
+fn swsusp(bed: &Bed<'_>, guest: Guest) -> Result<(Duration, Resumed)> {
     let hibernated = bed.hibernate(guest, &Way::Swsusp(Compressor::Lz4))?;
-    Ok((hibernated.took, hibernated.resume()?.took))
+    Ok((hibernated.took, hibernated.resume()?))
 }
 
 /// Times of `kjump convert` and of makedumpfile on what the image holds.
 fn tools(
     bench: &Bench<'_>,
     place: &Place,
-    image: &std::path::Path,
-) -> Result<(Duration, Result<Duration>)> {
+    image: &Path,
+    threads: &Threads,
+) -> Result<[Result<Duration>; 2]> {
     let kjump = &bench.binaries.kjump;
     let core = save::core_of(kjump, image, place.path("core"))?;
     let output = place.path("output");
     let ours = save::ours(kjump, "lz4", &core, &output);
     let theirs = bench.lab.tools().and_then(|tools| {
-        let threads = Some(host::cpus()).filter(|cpus| *cpus > 1);
+        let threads = match threads.get() {
+            Some(threads) => *threads,
+            None => {
+                let better = save::better_threads(tools, Rival::Lzo, &core, &output)?;
+                *threads.get_or_init(|| better)
+            }
+        };
         save::theirs(tools, Rival::Lzo, threads, &core, &output)
     });
-    std::fs::remove_file(&core).context("removing the core")?;
-    Ok((ours?.took, theirs.map(|written| written.took)))
+    fs::remove_file(&core).context("removing the core")?;
+    Ok([ours, theirs].map(|result| result.map(|written| written.took)))
 }
 
 /// Runs `run` again if QEMU is to blame for its failure.
@@ -283,10 +301,16 @@ fn patiently<T>(mut run: impl FnMut() -> Result<T>) -> Result<T> {
 }
 
 impl Point {
-    fn set(&mut self, name: &str, took: Duration) {
-        for (curve, seconds) in CURVES.iter().zip(&mut self.seconds) {
-            if curve.name == name {
-                *seconds = Some(took.as_secs_f64());
+    /// Takes down how long the curve `name` took here, or why it has no point.
+    fn record(&mut self, name: &str, took: Result<Duration>) {
+        match took {
+            Err(error) => self.missing.push(format!("{name}: {error:#}")),
+            Ok(took) => {
+                for (curve, seconds) in CURVES.iter().zip(&mut self.seconds) {
+                    if curve.name == name {
+                        *seconds = Some(took.as_secs_f64());
+                    }
+                }
             }
         }
     }
@@ -295,6 +319,7 @@ impl Point {
         let mut object = json!({
             "memory_mib": self.memory,
             "image_bytes": self.written,
+            "swsusp_swapped_mib": self.swapped,
             "missing": self.missing,
         });
         for (curve, seconds) in CURVES.iter().zip(self.seconds) {
@@ -346,6 +371,7 @@ mod tests {
         Point {
             memory,
             written: u64::from(memory) << 19,
+            swapped: None,
             seconds: [None; CURVES.len()],
             missing: vec!["swsusp: no room".to_owned()],
         }
@@ -354,11 +380,16 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_null_and_not_drawn() {
         let mut point = point(512);
-        point.set("kjump_resume", Duration::from_millis(2500));
+        point.record("kjump_resume", Ok(Duration::from_millis(2500)));
+        point.record("makedumpfile", Err(anyhow::anyhow!("no tool")));
         let json = point.json();
         assert_eq!(json["kjump_resume"], 2.5);
         assert_eq!(json["swsusp_resume"], Value::Null);
         assert_eq!(json["memory_mib"], 512);
+        assert_eq!(
+            json["missing"],
+            json!(["swsusp: no room", "makedumpfile: no tool"])
+        );
         let plot = plot(&[point], Contents::Mixed);
         let drawn: Vec<_> = plot
             .panels
