@@ -18,7 +18,7 @@ use super::{Bench, say};
 const REPEATS: usize = 4;
 
 /// How much the kernel may swap out without an objection, in MiB.
-const SWAPPED_AT_MOST: u64 = 8;
+pub(crate) const SWAPPED_AT_MOST: u64 = 8;
 
 /// What memory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

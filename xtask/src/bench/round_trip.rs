@@ -24,6 +24,13 @@ const SEED: u32 = 4;
 /// What A reports before and after, and must not change.
 const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 
+/// The memory in MiB from which on there is room for the window that kjump chooses, besides the content and
+/// what is loaded; machines that have less are given a small one.
+const ROOMY: u32 = 512;
+
+/// The window of those.
+pub(crate) const SMALL_WINDOW: &str = "64M";
+
 /// How a machine is hibernated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -237,6 +244,9 @@ fn command_line(guest: &Guest, way: &Way, role: &str, number: u32) -> String {
         format!("lab.fill={}", guest.fill),
         format!("lab.compressible={}", guest.compressible),
     ];
+    if guest.memory < ROOMY {
+        words.push(format!("lab.window={SMALL_WINDOW}"));
+    }
     match way {
         Way::Kjump(None) => {}
         Way::Kjump(Some(codec)) => words.push(format!("lab.codec={codec}")),
@@ -314,6 +324,12 @@ mod tests {
         let words = command_line(&GUEST, &codec, "role", 1);
         assert!(words.contains("lab.codec=zstd:3") && !words.contains("hibernate."));
         assert!(words.contains("lab.fill=40 lab.compressible=50"));
+        assert!(!words.contains("lab.window"));
+        let small = Guest {
+            memory: 256,
+            ..GUEST
+        };
+        assert!(command_line(&small, &codec, "role", 1).contains("lab.window=64M"));
     }
 
     #[test]

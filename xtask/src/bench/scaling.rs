@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::hibernate::Contents;
+use super::hibernate::{Contents, SWAPPED_AT_MOST};
 use super::place::Place;
 use super::plot::{Panel, Plot, Series};
 use super::ratio::round;
-use super::round_trip::{Bed, Guest, Resumed, Way, is_emulators_fault};
+use super::round_trip::{Bed, Guest, Resumed, SMALL_WINDOW, Way, is_emulators_fault};
 use super::save::{self, Rival};
 use super::swsusp::Compressor;
 use super::{Bench, about, host, say};
@@ -121,13 +121,15 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<Value> {
     let mut sizes = bench.arguments.sizes.clone();
     sizes.sort_unstable();
     sizes.dedup();
+    let largest = *sizes.last().context("no sizes are given")?;
+    // For all of them the same, so that what changes is memory alone.
+    let place = place(bench, &bench.guest(largest, contents))?;
     let budget = Duration::from_secs(bench.arguments.budget * 60);
     let started = Instant::now();
     let mut points = Vec::new();
     let mut skipped = Vec::new();
     let mut last = None;
     let threads: Threads = OnceCell::new();
-    let mut kind = String::new();
     for memory in sizes {
         let estimate = estimate(last, memory);
         let left = budget.saturating_sub(started.elapsed());
@@ -143,9 +145,7 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<Value> {
         }
         let point_started = Instant::now();
         let guest = bench.guest(memory, contents);
-        let place = place(bench, &guest)?;
-        kind.clone_from(&place.kind);
-        points.push(point(bench, &place, guest, &threads)?);
+        points.push(point(bench, &place, guest, &threads));
         last = Some((memory, point_started.elapsed()));
     }
     ensure!(
@@ -164,14 +164,14 @@ pub(crate) fn measure(bench: &Bench<'_>) -> Result<Value> {
         "unit": "seconds",
         "points": points.iter().map(Point::json).collect::<Vec<_>>(),
         "left_out_mib": skipped,
-        "notes": notes(bench, contents, &kind, threads.into_inner().flatten()),
+        "notes": notes(bench, contents, &place.kind, threads.into_inner().flatten()),
     }))
 }
 
 fn notes(bench: &Bench<'_>, contents: Contents, kind: &str, threads: Option<usize>) -> String {
     format!(
         "One run each; {}. hibernate and resume: whole loops as in hibernate_vs_swsusp, {} CPUs that run {}, swsusp with \
-         LZ4. kjump_convert and makedumpfile: on the host, with {} CPUs, the image of the same machine as an ELF core \
+         LZ4, and below 512 MiB a window of {SMALL_WINDOW} for kjump. kjump_convert and makedumpfile: on the host, with {} CPUs, the image of the same machine as an ELF core \
          (which has no free and zero pages any more) to an image with lz4, and by `makedumpfile -l -d 17` \
          ({}). Files on {kind}.",
         contents.describe(),
@@ -210,7 +210,7 @@ fn estimate(last: Option<(u32, Duration)>, memory: u32) -> Duration {
     }
 }
 
-fn point(bench: &Bench<'_>, place: &Place, guest: Guest, threads: &Threads) -> Result<Point> {
+fn point(bench: &Bench<'_>, place: &Place, guest: Guest, threads: &Threads) -> Point {
     let bed = bench.bed(place);
     let mut point = Point {
         memory: guest.memory,
@@ -219,22 +219,29 @@ fn point(bench: &Bench<'_>, place: &Place, guest: Guest, threads: &Threads) -> R
         seconds: [None; CURVES.len()],
         missing: Vec::new(),
     };
-    let ours = patiently(|| {
+    let found = patiently(|| {
         let hibernated = bed.hibernate(guest, &bench.ours())?;
         point.written = hibernated.written;
         // The image is looked at while it is whole: resuming it marks it as used.
         let tools = tools(bench, place, &hibernated.disk, threads);
         Ok((hibernated.took, hibernated.resume()?.took, tools))
-    })?;
-    let (hibernate, resume, tools) = ours;
-    point.record("kjump_hibernate", Ok(hibernate));
-    point.record("kjump_resume", Ok(resume));
-    match tools {
-        Ok([convert, makedumpfile]) => {
-            point.record("kjump_convert", convert);
-            point.record("makedumpfile", makedumpfile);
+    });
+    match found {
+        Ok((hibernate, resume, tools)) => {
+            point.record("kjump_hibernate", Ok(hibernate));
+            point.record("kjump_resume", Ok(resume));
+            match tools {
+                Ok([convert, makedumpfile]) => {
+                    point.record("kjump_convert", convert);
+                    point.record("makedumpfile", makedumpfile);
+                }
+                Err(error) => {
+                    let why = format!("core of the image: {error:#}");
+                    point.missing.push(why);
+                }
+            }
         }
-        Err(error) => point.missing.push(format!("core of the image: {error:#}")),
+        Err(error) => point.missing.push(format!("kjump: {error:#}")),
     }
     match patiently(|| swsusp(&bed, guest)) {
         Ok((hibernate, resumed)) => {
@@ -253,7 +260,7 @@ fn point(bench: &Bench<'_>, place: &Place, guest: Guest, threads: &Threads) -> R
     for why in &point.missing {
         say!("  {why}");
     }
-    Ok(point)
+    point
 }
 
 fn swsusp(bed: &Bed<'_>, guest: Guest) -> Result<(Duration, Resumed)> {
@@ -329,6 +336,22 @@ impl Point {
     }
 }
 
+/// What one has to know to read the picture.
+fn subtitle(points: &[Point], contents: Contents) -> String {
+    let swapped = points
+        .iter()
+        .filter(|point| point.swapped.is_some_and(|mib| mib > SWAPPED_AT_MOST));
+    let swapped: Vec<String> = swapped.map(|point| point.memory.to_string()).collect();
+    let mut text = format!("{}; both axes are logarithmic", contents.describe());
+    if !swapped.is_empty() {
+        text.push_str(&format!(
+            "; at {} MiB swsusp swapped out what its image had no room for",
+            swapped.join(", ")
+        ));
+    }
+    text
+}
+
 /// The picture of these points.
 fn plot(points: &[Point], contents: Contents) -> Plot {
     let panel = |side: Side, title: &str| Panel {
@@ -352,7 +375,7 @@ fn plot(points: &[Point], contents: Contents) -> Plot {
     };
     Plot {
         title: "Time as memory grows".to_owned(),
-        subtitle: format!("{}; both axes are logarithmic", contents.describe()),
+        subtitle: subtitle(points, contents),
         panels: vec![
             panel(
                 Side::Loop,
@@ -400,6 +423,14 @@ mod tests {
         assert_eq!(drawn.len(), 1);
         assert_eq!(drawn[0].points, [(512.0, 2.5)]);
         assert!(drawn[0].dashed && drawn[0].name.contains("resume"));
+    }
+
+    #[test]
+    fn the_picture_tells_where_the_kernel_swapped() {
+        let mut points = [256, 512, 1024].map(point);
+        assert!(!subtitle(&points, Contents::Mixed).contains("swapped"));
+        (points[0].swapped, points[1].swapped, points[2].swapped) = (Some(91), Some(94), Some(0));
+        assert!(subtitle(&points, Contents::Mixed).contains("at 256, 512 MiB swsusp swapped"));
     }
 
     #[test]
