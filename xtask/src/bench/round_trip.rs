@@ -214,7 +214,7 @@ impl Hibernated<'_> {
         }
         let off = vm.age();
         let last = if number == 1 { "ready" } else { "verdict" };
-        if value(&said, last).is_none() {
+        if value(&said, last).is_none() || !powered_off(&said) {
             return Err(vm.failure(WENT_OFF));
         }
         if number == 1 && value(&said, "back").is_some() {
@@ -259,6 +259,13 @@ fn command_line(guest: &Guest, way: &Way, role: &str, number: u32) -> String {
         }
     }
     words.join(" ")
+}
+
+/// Whether the machine was switched off, as the kernel tells whatever its console is set to
+/// (`kernel_power_off`, `kernel/reboot.c`), and did not just reset.
+fn powered_off(said: &[Line]) -> bool {
+    said.iter()
+        .any(|line| line.text.contains("reboot: Power down"))
 }
 
 /// When the guest first reported `key`, from power on.
@@ -312,6 +319,11 @@ mod tests {
         assert_eq!(moment(&said, "ready"), Some(Duration::from_secs(3)));
         assert_eq!(value(&said, "ready"), Some("to hibernate"));
         assert_eq!(moment(&said, "back"), None);
+        assert!(!powered_off(&said));
+        assert!(powered_off(&self::said(&[(
+            9,
+            "[    8.9] reboot: Power down"
+        )])));
     }
 
     #[test]
