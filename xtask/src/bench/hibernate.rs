@@ -9,7 +9,7 @@ use clap::builder::PossibleValue;
 use serde_json::{Map, Value, json};
 
 use super::place::Place;
-use super::ratio::{Comparison, Pairs, Spread};
+use super::ratio::{Comparison, Pairs, Spread, round};
 use super::round_trip::{Bed, Guest, Way, is_emulators_fault};
 use super::swsusp::Compressor;
 use super::{Bench, say};
@@ -90,6 +90,7 @@ pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparis
     let bed = bench.bed(&place);
     let mut runs = Runs::default();
     for number in 0..bench.arguments.pairs {
+        say!("  pair {} of {}", number + 1, bench.arguments.pairs);
         runs.add_pair(&bed, guest, &bench.ours(), number)?;
     }
     let hibernate = runs.comparison(
@@ -196,11 +197,19 @@ impl Runs {
             median(lz4),
             median(lzo)
         );
+        let mut facts = self.facts(contents);
+        for (compressor, runs) in Compressor::ALL.iter().zip(&self.theirs) {
+            let seconds: Vec<f64> = runs
+                .iter()
+                .map(|trip| round(time(trip).as_secs_f64()))
+                .collect();
+            facts.insert(format!("theirs_{}", compressor.name()), json!(seconds));
+        }
         Comparison {
             name: contents.name(base),
             pairs,
             notes,
-            facts: self.facts(contents),
+            facts,
             objection: self.objection(),
         }
     }
@@ -292,6 +301,8 @@ mod tests {
         assert_eq!(resume.pairs.ratios(), [3.0, 2.0]);
         assert_eq!(resume.objection, None);
         let json = resume.json();
+        assert_eq!(json["theirs_lz4"], json!([9.0, 2.0]));
+        assert_eq!(json["theirs_lzo"], json!([3.0, 3.0]));
         assert_eq!(json["repeats"], 1);
         assert_eq!(json["contents"], "mixed");
         assert_eq!(json["ours_bytes"], 7 << 20);
