@@ -57,15 +57,17 @@ mod restoration;
 mod resumption;
 mod sleeper;
 mod target;
+mod threads;
 
-pub use device::DeviceReader;
+pub use device::{DeviceReader, DeviceSink};
 pub use error::Error;
 pub use hibernation::{Hibernation, Prepared};
 pub use jump::{jump, jump_back};
-pub use restoration::{Restoration, Restored, open_memory};
+pub use restoration::{Restoration, Restored, Verify, open_memory};
 pub use resumption::Resumption;
 pub use sleeper::Sleeper;
 pub use target::{ImageTarget, Outcome, find_image};
+pub use threads::threads_for;
 
 #[doc(no_inline)]
 pub use kexec_image::{CommandLine, Kernel, LoadPlan, Machine, initramfs, window};

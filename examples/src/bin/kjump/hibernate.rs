@@ -26,6 +26,15 @@ fn with_plan<T>(
     if options.keep_free {
         files.append.push_str(&format!(" {}=keep", Role::FREE_KEY));
     }
+    let packing = options.packing;
+    files
+        .append
+        .push_str(&format!(" {}={}", Role::CODEC_KEY, packing.codec));
+    if let Some(threads) = packing.threads {
+        files
+            .append
+            .push_str(&format!(" {}={threads}", Role::THREADS_KEY));
+    }
     let hibernation = Hibernation {
         machine: &machine,
         kernel: &files.kernel()?,

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use nix::mount::{MsFlags, mount};
 use crate::cli::SaveFormat;
 use crate::report::{self, say};
 use crate::role::Role;
+use crate::save::How;
 use crate::{restore, save};
 
 /// How long a device may take to appear: disks are found while init already runs.
@@ -74,7 +76,8 @@ fn play() -> Result<()> {
             let id = CommandLine::value(&line, Role::ID_KEY)
                 .and_then(ImageId::from_hex)
                 .ok_or_else(|| anyhow!("no image: {}= is missing or wrong", Role::ID_KEY))?;
-            restore::restore_by_id(&find(&line, id)?, id)
+            let verify = parameter(&line, Role::VERIFY_KEY)?.unwrap_or_default();
+            restore::restore_by_id(&find(&line, id)?, id, verify)
         }
         Role::Back => match save::back()? {},
     }
@@ -85,9 +88,14 @@ fn play() -> Result<()> {
 fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
     let target = find(line, sleeper.identity().id);
     let keep_free = CommandLine::value(line, Role::FREE_KEY) == Some("keep");
-    let save = || match &target {
-        Ok(path) => save::save(sleeper, path, SaveFormat::Kjump, keep_free),
-        Err(error) => bail!("{error:#}"),
+    let save = || {
+        let codec = parameter(line, Role::CODEC_KEY)?.unwrap_or_default();
+        let threads = parameter(line, Role::THREADS_KEY)?;
+        let how = How::new(SaveFormat::Kjump, codec, threads, keep_free);
+        match &target {
+            Ok(path) => save::save(sleeper, path, how),
+            Err(error) => bail!("{error:#}"),
+        }
     };
     // Nothing that a panic could have left half done is used after.
     let saved = catch_unwind(AssertUnwindSafe(save))
@@ -103,6 +111,20 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
     report::drain();
     let never: Infallible = sleeper.jump_back()?;
     match never {}
+}
+
+/// What the command line says for `key`, if it says anything.
+fn parameter<T: FromStr>(line: &str, key: &str) -> Result<Option<T>>
+where
+    T::Err: std::fmt::Display,
+{
+    let Some(value) = CommandLine::value(line, key) else {
+        return Ok(None);
+    };
+    match value.parse() {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => bail!("{key}={value} on the kernel command line: {error}"),
+    }
 }
 
 /// The device that holds the image `id`, or is to, when it has appeared. Its name may not be the one that

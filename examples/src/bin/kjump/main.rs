@@ -16,12 +16,13 @@ mod restore;
 mod resume;
 mod role;
 mod save;
+mod verify;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, CoreFormat, Verb};
+use cli::{Cli, Verb};
 
 fn main() -> ExitCode {
     if init::is_init() {
@@ -49,16 +50,9 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         } => hibernate::hibernate(&load, &image, dry_run)?,
         Verb::Jump => hibernate::jump()?,
         Verb::Back => match save::back()? {},
-        Verb::Save {
-            image,
-            format,
-            keep_free,
-        } => save::run(&image, format, keep_free)?,
-        Verb::Convert {
-            input,
-            output,
-            format: CoreFormat::Elf,
-        } => convert::run(&input, &output)?,
+        Verb::Save(save) => save::run(&save)?,
+        Verb::Convert(convert) => convert::run(&convert)?,
+        Verb::Verify { image } => verify::run(&image)?,
         Verb::Resume(resume) => resume::run(&resume)?,
         Verb::Restore(restore) => restore::run(&restore)?,
         Verb::Inspect(options) => inspect::run(&options)?,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kjump::image::Boot;
-use kjump::{Resumption, machine};
+use kjump::{Resumption, Verify, machine};
 
 use crate::cli;
 use crate::report::{self, say};
@@ -17,7 +17,10 @@ pub(crate) fn run(resume: &cli::Resume) -> Result<()> {
 
     let image = Some(resume.image.as_path());
     let files = role::files(&resume.kernel, &machine.release, Role::Restore, image)?;
-    let append = format!("{} {}={}", files.append, Role::ID_KEY, identity.id);
+    let mut append = format!("{} {}={}", files.append, Role::ID_KEY, identity.id);
+    if resume.verify == Verify::Full {
+        append.push_str(&format!(" {}=full", Role::VERIFY_KEY));
+    }
     let kernel = files.kernel()?;
     let plan = resumption.plan(&Boot {
         kernel: &kernel,

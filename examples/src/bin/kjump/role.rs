@@ -32,6 +32,13 @@ impl Role {
     /// Whether the pages that were free are saved too: `keep`, or not.
     pub(crate) const FREE_KEY: &str = "kjump.free";
 
+    /// How the image is compressed, and by how many threads.
+    pub(crate) const CODEC_KEY: &str = "kjump.codec";
+    pub(crate) const THREADS_KEY: &str = "kjump.threads";
+
+    /// How much of the image is checked before memory is written: `index` or `full`.
+    pub(crate) const VERIFY_KEY: &str = "kjump.verify";
+
     pub(crate) const ALL: [Self; 3] = [Self::Save, Self::Restore, Self::Back];
 
     pub(crate) fn name(self) -> &'static str {
