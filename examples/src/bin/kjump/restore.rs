@@ -9,12 +9,13 @@ use kjump::{Restoration, open_memory};
 
 use crate::cli;
 use crate::report::{self, Meter, say, size};
+use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     let restoration = Restoration::open(&restore.image)?;
     if !restore.dry_run {
-        return self::restore(restoration, &restore.target);
+        return self::restore(restoration, &restore.target, None);
     }
     let summary = restoration.check(open_memory(&restore.target)?.as_ref())?;
     say!(
@@ -26,7 +27,7 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
 }
 
 /// Restores the image with this id, and jumps into it.
-pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
+pub(crate) fn restore_by_id(image: &Path, id: ImageId, stopwatch: Stopwatch) -> Result<()> {
     let restoration = Restoration::open(image)?;
     let found = restoration.identity().id;
     ensure!(
@@ -34,11 +35,11 @@ pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
         "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
         image.display()
     );
-    restore(restoration, Path::new(DevMem::PATH))
+    restore(restoration, Path::new(DevMem::PATH), Some(stopwatch))
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.
-fn restore(restoration: Restoration, target: &Path) -> Result<()> {
+fn restore(restoration: Restoration, target: &Path, stopwatch: Option<Stopwatch>) -> Result<()> {
     let memory = open_memory(target)?;
     let release = &restoration.identity().release;
     say!("restoring {release} to {}", target.display());
@@ -53,6 +54,10 @@ fn restore(restoration: Restoration, target: &Path) -> Result<()> {
         return Ok(());
     }
     say!("memory restored");
+    if let Some(mut stopwatch) = stopwatch {
+        stopwatch.lap("restore");
+        stopwatch.report();
+    }
     say!("jumping back");
     report::drain();
     match restored.jump_back()? {}

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use goblin::elf::Elf;
 use goblin::elf::program_header::PT_INTERP;
 use kjump::initramfs::{Archive, DeviceKind, gzip};
-use kjump::{CommandLine, Kernel, machine};
+use kjump::{Calibration, CommandLine, Kernel, machine};
 
 use crate::cli::KernelOptions;
 
@@ -28,6 +28,9 @@ impl Role {
     pub(crate) const IMAGE_KEY: &str = "kjump.image";
     /// Which image is to be restored: device names may differ from one kernel to the next.
     pub(crate) const ID_KEY: &str = "kjump.id";
+
+    /// When the kernel before began to leave, as a [`Departure`](kjump::Departure).
+    pub(crate) const CLOCK_KEY: &str = "kjump.clock";
 
     /// Whether the pages that were free are saved too: `keep`, or not.
     pub(crate) const FREE_KEY: &str = "kjump.free";
@@ -84,16 +87,21 @@ pub(crate) fn files(
             .with_context(|| format!("cannot read the initramfs {}", path.display()))?,
         None => own_initramfs()?,
     };
+    // A kernel of the running one's release has its clocks tick as that has.
+    let same_release = Kernel::parse(&kernel).is_ok_and(|kernel| kernel.release() == Some(release));
+    let clocks = Calibration::read().parameters(same_release);
+    let more = format!("{clocks} {}", options.append);
     Ok(Files {
         path,
         kernel,
         initramfs,
-        append: append(role, image, &machine::command_line()?, &options.append)?,
+        append: append(role, image, &machine::command_line()?, &more)?,
     })
 }
 
 /// What the command line of a kernel in `role` has besides what makes it work. A panic must not leave
-/// the machine standing there.
+/// the machine standing there. Of what the kernel itself has to say, errors are shown and nothing below:
+/// on a serial line, all of it takes longer than the rest of the boot.
 fn append(role: Role, image: Option<&Path>, running: &str, more: &str) -> Result<String> {
     let mut line = CommandLine::new();
     for parameter in CommandLine::parameters(running) {
@@ -102,7 +110,7 @@ fn append(role: Role, image: Option<&Path>, running: &str, more: &str) -> Result
             line.append(parameter);
         }
     }
-    line.append("panic=10")
+    line.append("quiet panic=10")
         .append(&format!("{}={}", Role::KEY, role.name()));
     if let Some(image) = image {
         let image = image
@@ -171,7 +179,7 @@ mod tests {
         let image = Path::new("/dev/vdb");
         for role in Role::ALL {
             let line = append(role, Some(image), running, "loglevel=7").unwrap();
-            assert!(line.starts_with("console=tty0 console=ttyS0,115200 panic=10 "));
+            assert!(line.starts_with("console=tty0 console=ttyS0,115200 quiet panic=10 "));
             assert!(line.ends_with(" kjump.image=/dev/vdb loglevel=7"));
             assert_eq!(Role::from_command_line(&line), Some(role));
         }
