@@ -56,6 +56,8 @@ impl Role {
 pub(crate) struct Files {
     path: PathBuf,
     kernel: Vec<u8>,
+    /// What the kernel unpacks itself to.
+    vmlinux: Option<Vec<u8>>,
     pub(crate) initramfs: Vec<u8>,
     pub(crate) append: String,
 }
@@ -63,7 +65,12 @@ pub(crate) struct Files {
 impl Files {
     /// The kernel.
     pub(crate) fn kernel(&self) -> Result<Kernel<'_>> {
-        Kernel::parse(&self.kernel).with_context(|| format!("cannot load {}", self.path.display()))
+        Kernel::parse(&self.kernel)
+            .and_then(|kernel| match &self.vmlinux {
+                Some(vmlinux) => kernel.with_vmlinux(vmlinux),
+                None => Ok(kernel),
+            })
+            .with_context(|| format!("cannot load {}", self.path.display()))
     }
 }
 
@@ -87,13 +94,18 @@ pub(crate) fn files(
             .with_context(|| format!("cannot read the initramfs {}", path.display()))?,
         None => own_initramfs()?,
     };
-    // A kernel of the running one's release has its clocks tick as that has.
-    let same_release = Kernel::parse(&kernel).is_ok_and(|kernel| kernel.release() == Some(release));
+    let (vmlinux, same_release) = match Kernel::parse(&kernel) {
+        // A kernel of the running one's release has its clocks tick as that has.
+        Ok(kernel) => (kernel.unpack(), kernel.release() == Some(release)),
+        // This will be told when it is to be loaded.
+        Err(_) => (None, false),
+    };
     let clocks = Calibration::read().parameters(same_release);
     let more = format!("{clocks} {}", options.append);
     Ok(Files {
         path,
         kernel,
+        vmlinux,
         initramfs,
         append: append(role, image, &machine::command_line()?, &more)?,
     })
