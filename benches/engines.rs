@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use kjump_benches::{Pages, machine, tmpfs};
 use krestore_core::{DevMem, Guard, Plan, restore_image, verify_image};
 use vmcore::image::{Codec, Image, Options, Sink};
-use vmcore::{IoMem, LeaveOut};
+use vmcore::{IoMem, LeaveOut, Phases};
 
 const SIZE: u64 = 128 << 20;
 
@@ -56,7 +56,7 @@ fn save(criterion: &mut Criterion) {
                             &Nowhere,
                             options,
                             LeaveOut::Free,
-                            &mut Vec::new,
+                            &mut Phases::new,
                             &mut |_| {},
                         )
                         .unwrap()
@@ -82,7 +82,13 @@ fn restore(criterion: &mut Criterion) {
         let sink = Mutex::new(Vec::new());
         let options = Options { codec, threads: 2 };
         machine
-            .write_image(&sink, options, LeaveOut::Free, &mut Vec::new, &mut |_| {})
+            .write_image(
+                &sink,
+                options,
+                LeaveOut::Free,
+                &mut Phases::new,
+                &mut |_| {},
+            )
             .unwrap();
         let image = Image::open(sink.into_inner().unwrap()).unwrap();
         let plan_of = image.identity().saved_memory();

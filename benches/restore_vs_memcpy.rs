@@ -15,7 +15,7 @@ use std::time::Instant;
 use kjump_benches::{Pages, machine, tmpfs};
 use krestore_core::{DevMem, Guard, Plan, Target, restore_image};
 use vmcore::image::{Codec, Image, Options};
-use vmcore::{IoMem, LeaveOut, PhysAddr, PhysRange, ReadFile};
+use vmcore::{IoMem, LeaveOut, Phases, PhysAddr, PhysRange, ReadFile};
 
 const SIZE: u64 = 512 << 20;
 const PAIRS: usize = 9;
@@ -86,7 +86,7 @@ fn write(path: &Path, codec: Codec, pages: Pages) {
             &File::create_new(path).unwrap(),
             options,
             LeaveOut::Free,
-            &mut Vec::new,
+            &mut Phases::new,
             &mut |_| {},
         )
         .unwrap();

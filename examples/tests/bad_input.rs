@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use kjump::memory::elf::{Core, CoreHeaders, Load};
 use kjump::memory::image::{Codec, Identity, ImageId, Jump, Layout, Options, Paging};
-use kjump::memory::{LeaveOut, MemoryKind, RangeMap, Saved};
+use kjump::memory::{LeaveOut, MemoryKind, Phases, RangeMap, Saved};
 use kjump::{PhysAddr, PhysRange};
 
 fn kjump(arguments: &[&str]) -> Output {
@@ -77,7 +77,13 @@ fn sample_image() -> Vec<u8> {
         threads: 1,
     };
     Saved::of_core(Core::open(core).unwrap(), Some(identity), Some(jump))
-        .write_image(&image, options, LeaveOut::Free, &mut Vec::new, &mut |_| {})
+        .write_image(
+            &image,
+            options,
+            LeaveOut::Free,
+            &mut Phases::new,
+            &mut |_| {},
+        )
         .unwrap();
     image.into_inner().unwrap()
 }

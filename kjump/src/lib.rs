@@ -40,13 +40,16 @@
 //!
 //! * Nothing is jumped to that was not checked as a whole before.
 //! * A function that does not come back says so in its type.
-//! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound.
+//! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound, and the instruction that
+//!   reads the time-stamp counter.
 
 /// The example in the README, so that it is compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod calibration;
+mod clock;
 mod device;
 pub mod doctor;
 mod error;
@@ -59,6 +62,8 @@ mod sleeper;
 mod target;
 mod threads;
 
+pub use calibration::Calibration;
+pub use clock::{Departure, Measure, NoDeparture};
 pub use device::{DeviceReader, DeviceSink};
 pub use error::Error;
 pub use hibernation::{Hibernation, Prepared};

@@ -14,7 +14,8 @@ use kexec_image::CommandLine;
 use vmcore::elf::{Core, CoreWriteError, CoreWriter};
 use vmcore::image::{self, Identity, Jump, Layout, Options, Sink};
 use vmcore::{
-    Classes, LeaveOut, MappedFile, Memory as _, PAGE_SIZE, PhysAddr, Progress, Saved, View, Written,
+    Classes, LeaveOut, MappedFile, Memory as _, PAGE_SIZE, Phases, PhysAddr, Progress, Saved, View,
+    Written,
 };
 
 use crate::device::DeviceSink;
@@ -92,8 +93,8 @@ impl Sleeper {
     }
 
     /// Saves the machine to the device at `path`, which it must have prepared for that. When this
-    /// returns the image is complete and on stable storage. `end` is asked for what its end is to hold
-    /// besides, when all memory is written.
+    /// returns the image is complete and on stable storage. `phases` is asked how long everything
+    /// took, when all memory is written: the end of the image tells.
     ///
     /// # Errors
     ///
@@ -104,12 +105,12 @@ impl Sleeper {
         path: &Path,
         options: Options,
         leave_out: LeaveOut,
-        end: &mut dyn FnMut() -> Vec<u8>,
+        phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Written, Error> {
         target::check_prepared(path, &self.identity)?;
         let device = DeviceSink::open(path).map_err(Error::open(path))?;
-        self.write(path, &device, options, leave_out, end, progress)
+        self.write(path, &device, options, leave_out, phases, progress)
     }
 
     /// Saves the machine to `sink`, which `path` is the name of, as an image.
@@ -123,11 +124,11 @@ impl Sleeper {
         sink: &impl Sink,
         options: Options,
         leave_out: LeaveOut,
-        end: &mut dyn FnMut() -> Vec<u8>,
+        phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Written, Error> {
         self.machine
-            .write_image(sink, options, leave_out, end, progress)
+            .write_image(sink, options, leave_out, phases, progress)
             .map_err(Error::write_image(path))
     }
 

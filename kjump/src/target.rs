@@ -188,7 +188,7 @@ mod tests {
 
     use vmcore::elf::{Core, CoreHeaders};
     use vmcore::image::{Codec, Jump, Layout, Options, Paging};
-    use vmcore::{LeaveOut, PhysAddr, PhysRange, RangeMap, Saved};
+    use vmcore::{LeaveOut, Phases, PhysAddr, PhysRange, RangeMap, Saved};
 
     use super::*;
 
@@ -224,7 +224,13 @@ mod tests {
             threads: 1,
         };
         Saved::of_core(memory, Some(identity(1)), Some(jump))
-            .write_image(&*file, options, LeaveOut::Free, &mut Vec::new, &mut |_| {})
+            .write_image(
+                &*file,
+                options,
+                LeaveOut::Free,
+                &mut Phases::new,
+                &mut |_| {},
+            )
             .unwrap();
     }
 

@@ -13,7 +13,9 @@ use vmcore::elf::{Core, CoreHeaders, Load};
 use vmcore::image::{
     Codec, Identity, Image, ImageId, ImageStream, Jump, Layout, Options, Paging, Stream,
 };
-use vmcore::{IoMem, LeaveOut, MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap, Saved};
+use vmcore::{
+    IoMem, LeaveOut, MemoryKind, PAGE_SIZE, Phases, PhysAddr, PhysRange, RangeMap, Saved,
+};
 
 /// How many images are damaged in all.
 const CORRUPTIONS: usize = 10_000;
@@ -97,14 +99,18 @@ fn machine() -> Saved<Core<Vec<u8>>> {
 fn image(codec: Codec, piped: bool) -> Vec<u8> {
     let options = Options { codec, threads: 1 };
     let machine = machine();
-    let (end, progress) = (&mut Vec::new, &mut |_| {});
+    let (end, progress) = (&mut Phases::new, &mut |_| {});
     if piped {
         let mut bytes = Vec::new();
-        let sink = Stream::new(&mut bytes);
         machine
-            .write_image(&sink, options, LeaveOut::Free, end, progress)
+            .write_image(
+                &Stream::new(&mut bytes),
+                options,
+                LeaveOut::Free,
+                end,
+                progress,
+            )
             .unwrap();
-        drop(sink);
         return bytes;
     }
     let sink = Mutex::new(Vec::new());
@@ -133,10 +139,10 @@ fn damage(image: &mut [u8], random: &mut Random) -> Option<String> {
     };
     let end = image.len().min(at + len);
     let mut changed = false;
-    for at in at..end {
+    for (at, byte) in (at..end).zip(&mut image[at..end]) {
         let new = random.next() as u8;
-        changed |= image[at] != new && has_meaning(at);
-        image[at] = new;
+        changed |= *byte != new && has_meaning(at);
+        *byte = new;
     }
     changed.then(|| format!("bytes {at} to {end}"))
 }

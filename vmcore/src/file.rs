@@ -5,7 +5,7 @@ use std::fmt;
 use crate::elf::{Core, CoreError};
 use crate::image::{Identity, Image, ImageError, ImageMemory, Jump, Totals};
 use crate::kdump::{self, Dump, DumpError, Flattened, is_flattened};
-use crate::{Memory, ReadAt, Saved};
+use crate::{Memory, Phases, ReadAt, Saved};
 
 /// A format that saved memory is kept in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +66,8 @@ pub struct Stored {
     pub totals: Totals,
     /// How many bytes it takes in all.
     pub size: u64,
-    /// What those who saved it had to say in the end.
-    pub more: Vec<u8>,
+    /// How long it took to save it, and what came before.
+    pub phases: Phases,
 }
 
 impl SavedFile {
@@ -110,7 +110,7 @@ impl SavedFile {
             let stored = Stored {
                 totals: image.totals(),
                 size: image.size(),
-                more: image.more().to_vec(),
+                phases: image.phases().clone(),
             };
             Ok(Self {
                 format: Format::Image,

@@ -12,6 +12,7 @@
 //! * [`Swap`] and [`View`]: what changed places when a machine jumped, and its memory with that undone.
 //! * [`Saved`] and [`SavedFile`]: all of this for a machine, whatever file it was saved to.
 //! * [`image`]: the hibernation image, memory in compressed and checked chunks.
+//! * [`Progress`] and [`Phases`]: how far long work has come, and how long what came before it took.
 //!
 //! The crate knows nothing of kexec: how memory comes to be saved, or gets back to where it was, is for
 //! others.
@@ -37,6 +38,7 @@ mod mapped;
 mod memory;
 mod memory_kind;
 mod pages;
+mod phases;
 mod progress;
 mod range_map;
 mod saved;
@@ -55,6 +57,7 @@ pub use mapped::MappedFile;
 pub use memory::{Memory, MemoryError, PageClass};
 pub use memory_kind::MemoryKind;
 pub use pages::{PageMap, PageUse, PagesError};
+pub use phases::Phases;
 pub use progress::Progress;
 pub use range_map::{Overlap, RangeMap};
 pub use saved::{Classes, LeaveOut, Saved, WriteError, Written};

@@ -9,8 +9,8 @@ use crate::image::{
 };
 use crate::survey::{ByPageMap, Survey, Unneeded};
 use crate::{
-    Classifier, Counts, Memory, PageClass, PageMap, PageUse, PagesError, PhysAddr, Progress,
-    RangeMap, ReadAt, Swap, SwapError, View, VmcoreInfo,
+    Classifier, Counts, Memory, PageClass, PageMap, PageUse, PagesError, Phases, PhysAddr,
+    Progress, RangeMap, ReadAt, Swap, SwapError, View, VmcoreInfo,
 };
 
 /// A machine that was saved: its memory, and what must be known to look at it both ways, as it lies and
@@ -301,8 +301,8 @@ impl<M: Memory + Sync> Saved<M> {
         self.swap.as_ref().ok().and_then(Option::as_ref)
     }
 
-    /// Writes the machine as an image. `end` is asked for what the end of the image is to hold besides,
-    /// when all memory is written.
+    /// Writes the machine as an image. `phases` is asked how long everything took, when all memory
+    /// is written: the end of the image tells.
     ///
     /// What this needs does not grow with the machine: pages are looked at as they are written, all in one
     /// pass.
@@ -315,7 +315,7 @@ impl<M: Memory + Sync> Saved<M> {
         sink: &impl Sink,
         options: Options,
         leave_out: LeaveOut,
-        end: &mut dyn FnMut() -> Vec<u8>,
+        phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Written, WriteError> {
         let (Some(identity), Some(jump)) = (&self.identity, self.jump) else {
@@ -346,7 +346,7 @@ impl<M: Memory + Sync> Saved<M> {
             without_free: leave_out == LeaveOut::Free && unknown.is_none(),
         };
         let survey = Survey::new(&all, raw.contents(), unneeded);
-        let totals = image::write(&subject, &raw, survey, sink, options, end, progress)?;
+        let totals = image::write(&subject, &raw, survey, sink, options, phases, progress)?;
         Ok(Written { totals, unknown })
     }
 

@@ -16,8 +16,8 @@ use vmcore::image::{
 };
 use vmcore::kdump::{Dump, Flattened};
 use vmcore::{
-    IoMem, LeaveOut, Memory, MemoryKind, PAGE_SIZE, PageMap, PhysAddr, PhysRange, RangeMap, ReadAt,
-    Saved, Swap, VmcoreInfo,
+    IoMem, LeaveOut, Memory, MemoryKind, PAGE_SIZE, PageMap, Phases, PhysAddr, PhysRange, RangeMap,
+    ReadAt, Saved, Swap, VmcoreInfo,
 };
 
 #[global_allocator]
@@ -215,7 +215,13 @@ fn image() -> Vec<u8> {
     };
     let sink = Mutex::new(Vec::new());
     Saved::of_core(memory, Some(identity()), Some(jump))
-        .write_image(&sink, options, LeaveOut::Free, &mut Vec::new, &mut |_| {})
+        .write_image(
+            &sink,
+            options,
+            LeaveOut::Free,
+            &mut Phases::new,
+            &mut |_| {},
+        )
         .unwrap();
     sink.into_inner().unwrap()
 }

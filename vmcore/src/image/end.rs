@@ -3,7 +3,7 @@
 use super::chunk::Runs;
 use super::wire::{Reader, Writer};
 use super::{CodecKind, ImageError};
-use crate::{PAGE_SIZE, PageClass};
+use crate::{PAGE_SIZE, PageClass, Phases};
 
 /// What there is in an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,8 +73,8 @@ pub(super) struct End {
     /// Whether all that was free is left out, so that no data is.
     pub(super) without_free: bool,
     pub(super) totals: Totals,
-    /// What those who saved have to say, for those who look.
-    pub(super) more: Vec<u8>,
+    /// How long everything took.
+    pub(super) phases: Phases,
 }
 
 impl End {
@@ -93,15 +93,15 @@ impl End {
         for number in [data, zero, free, stored].into_iter().chain(chunks) {
             body.u64(number);
         }
-        (body.bytes, self.more.clone())
+        (body.bytes, self.phases.encode())
     }
 
-    pub(super) fn decode(body: &[u8], payload: Vec<u8>) -> Result<Self, ImageError> {
+    pub(super) fn decode(body: &[u8], payload: &[u8]) -> Result<Self, ImageError> {
         Self::parse(&mut Reader::new(body), payload)
             .ok_or(ImageError::Malformed { what: "the end" })
     }
 
-    fn parse(body: &mut Reader<'_>, more: Vec<u8>) -> Option<Self> {
+    fn parse(body: &mut Reader<'_>, payload: &[u8]) -> Option<Self> {
         let index = body.u64()?;
         let without_free = match body.u32()? {
             0 => false,
@@ -120,7 +120,7 @@ impl End {
                 chunks,
                 stored,
             },
-            more,
+            phases: Phases::decode(payload)?,
         })
     }
 }

@@ -15,7 +15,7 @@ use super::{
     COMMIT_OFFSET, Chunk, CodecKind, Header, Identity, ImageError, RECORDS_OFFSET, Saved, Stage,
     Totals,
 };
-use crate::{BlockBuffer, PAGE_SIZE, ReadAt};
+use crate::{BlockBuffer, PAGE_SIZE, Phases, ReadAt};
 
 /// A whole image.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Image<S> {
     saved: Saved,
     commit: Commit,
     end: End,
+    /// Bytes of the payload of the record at the end.
+    end_payload: u64,
     notes: Vec<u8>,
     direct_map: Option<u64>,
 }
@@ -75,7 +77,7 @@ impl<S: ReadAt> Image<S> {
         }
         let record = Record::read(&source, id, commit.end, Some(Kind::End))?;
         let payload = record.read_payload(&source, commit.end)?;
-        let end = End::decode(&record.body, payload)?;
+        let end = End::decode(&record.body, &payload)?;
         let record = Record::read(&source, id, RECORDS_OFFSET, Some(Kind::Notes))?;
         let notes = record.read_payload(&source, RECORDS_OFFSET)?;
         let direct_map = direct_map(&record);
@@ -90,6 +92,7 @@ impl<S: ReadAt> Image<S> {
             saved,
             commit,
             end,
+            end_payload: payload.len() as u64,
             notes,
             direct_map,
         };
@@ -121,9 +124,9 @@ impl<S: ReadAt> Image<S> {
         self.end.without_free
     }
 
-    /// What those who saved it had to say in the end.
-    pub fn more(&self) -> &[u8] {
-        &self.end.more
+    /// How long it took to save it, and what came before.
+    pub fn phases(&self) -> &Phases {
+        &self.end.phases
     }
 
     /// The notes of the machine's core.
@@ -139,7 +142,7 @@ impl<S: ReadAt> Image<S> {
     /// How many bytes it takes.
     pub fn size(&self) -> u64 {
         // No overflow: the end was read.
-        self.commit.end + BLOCK + Record::padded(self.end.more.len() as u64)
+        self.commit.end + BLOCK + Record::padded(self.end_payload)
     }
 
     /// The chunks of the image, in ascending order of their memory.

@@ -157,7 +157,9 @@ impl<R: Read> ImageStream<R> {
                     });
                 }
                 Kind::End => {
-                    let end = End::decode(&record.body, Vec::new())?;
+                    // No truncation: it is in memory.
+                    let payload = &self.stored[..record.payload as usize];
+                    let end = End::decode(&record.body, payload)?;
                     if end.totals != self.totals {
                         return Err(ImageError::Malformed {
                             what: "its end tells of other memory",

@@ -8,7 +8,7 @@ use super::wire::{Writer, seal};
 use super::*;
 use crate::elf::{Core, CoreHeaders, Load};
 use crate::{
-    LeaveOut, Memory as _, MemoryKind, PAGE_SIZE, PageClass, PhysAddr, PhysRange, RangeMap,
+    LeaveOut, Memory as _, MemoryKind, PAGE_SIZE, PageClass, Phases, PhysAddr, PhysRange, RangeMap,
     ReadFile, Saved as Machine, SavedFile, Written,
 };
 
@@ -133,18 +133,19 @@ fn machine(pages: &[Page]) -> Machine<Core<Vec<u8>>> {
 
 fn save(pages: &[Page], sink: &impl Sink, options: Options) -> Result<Written, crate::WriteError> {
     let mut last = 0;
-    let written = machine(pages).write_image(
-        sink,
-        options,
-        LeaveOut::Free,
-        &mut || b"in 3 s".to_vec(),
-        &mut |at| {
+    let written =
+        machine(pages).write_image(sink, options, LeaveOut::Free, &mut phases, &mut |at| {
             assert!(at.done >= last && at.done <= at.total);
             last = at.done;
-        },
-    )?;
+        })?;
     assert_eq!(last, pages.len() as u64 * PAGE_SIZE);
     Ok(written)
+}
+
+fn phases() -> Phases {
+    let mut phases = Phases::new();
+    phases.push("save", std::time::Duration::from_secs(3));
+    phases
 }
 
 fn options(codec: Codec, threads: usize) -> Options {
@@ -244,7 +245,7 @@ proptest! {
         prop_assert_eq!(totals.zero, count(&[Page::Zero]));
         prop_assert_eq!(totals.free, count(&[Page::Absent]));
         prop_assert_eq!(image.size(), bytes.len() as u64);
-        prop_assert_eq!(image.more(), b"in 3 s");
+        prop_assert_eq!(image.phases(), &phases());
         prop_assert_eq!(image.identity(), &identity(pages.len() as u64));
         prop_assert_eq!(image.saved().jump_back, PhysAddr::new(0x1234_5678));
         prop_assert_eq!(image.saved().in_order, piped);
@@ -285,7 +286,7 @@ proptest! {
         let file = SavedFile::open(image_of(&pages)).unwrap();
         let sink = Mutex::new(Vec::new());
         file.machine.write_image(
-            &sink, options(CODECS[codec], 2), LeaveOut::Free, &mut Vec::new, &mut |_| {},
+            &sink, options(CODECS[codec], 2), LeaveOut::Free, &mut Phases::new, &mut |_| {},
         ).unwrap();
         let image = Image::open(sink.into_inner().unwrap()).unwrap();
         prop_assert_eq!(image.totals().free, file.stored.unwrap().totals.free);

@@ -19,7 +19,7 @@ use super::{
     RECORDS_OFFSET, Saved, Stage, Totals,
 };
 use crate::survey::{Part, Survey};
-use crate::{BlockBuffer, Memory, PAGE_SIZE, PageClass, PhysAddr, Progress};
+use crate::{BlockBuffer, Memory, PAGE_SIZE, PageClass, Phases, PhysAddr, Progress};
 
 /// Where an image is written.
 pub trait Sink: Sync {
@@ -168,8 +168,8 @@ pub(crate) struct Subject<'a> {
 }
 
 /// Writes a whole image: the header, all memory that `survey` tells of, the index, and, when all that is on
-/// stable storage, the commit record. `end` is asked for what the end is to hold besides, when all
-/// memory is written.
+/// stable storage, the commit record. `phases` is asked how long everything took, when all memory is
+/// written.
 ///
 /// # Errors
 ///
@@ -180,7 +180,7 @@ pub(crate) fn write<M: Memory + Sync + ?Sized>(
     survey: Survey<'_>,
     sink: &impl Sink,
     options: Options,
-    end: &mut dyn FnMut() -> Vec<u8>,
+    phases: &mut dyn FnMut() -> Phases,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Totals, ImageError> {
     let stage = Stage::Saved(Saved {
@@ -192,7 +192,7 @@ pub(crate) fn write<M: Memory + Sync + ?Sized>(
     let engine = Engine::new(subject.identity.id, memory, survey, sink);
     engine.write_notes(subject)?;
     engine.run(options, progress)?;
-    engine.finish(subject, end)
+    engine.finish(subject, phases)
 }
 
 /// All that the threads share.
@@ -431,7 +431,7 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
     fn finish(
         &self,
         subject: &Subject<'_>,
-        end: &mut dyn FnMut() -> Vec<u8>,
+        phases: &mut dyn FnMut() -> Phases,
     ) -> Result<Totals, ImageError> {
         let mut order = self.lock_order();
         let mut records: Vec<Placed> = order.flush_pending().into_iter().collect();
@@ -441,7 +441,7 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
             index: order.index.last(),
             without_free: subject.without_free,
             totals,
-            more: end(),
+            phases: phases(),
         };
         let end = order.offset;
         let (body, payload) = record.encode();

@@ -225,7 +225,8 @@ pub(crate) struct Inspect {
     ///
     /// {"format", "resumable", "reason", "kernel_release", "build_id", "id", "paging", "window",
     /// "uptime_seconds", "pages": {"total", "data", "zero", "free"}, "pages_reason", "stored": {"bytes",
-    /// "data_bytes", "stored_bytes", "chunks": {"none", "lz4", "zstd"}}, "ranges": [{"start", "end"}]}. Addresses are in bytes, ends lie behind the last byte, and pages have 4 KiB. What is
+    /// "data_bytes", "stored_bytes", "chunks": {"none", "lz4", "zstd"}, "phases": [{"name",
+    /// "seconds"}]}, "ranges": [{"start", "end"}]}. Addresses are in bytes, ends lie behind the last byte, and pages have 4 KiB. What is
     /// not known is null.
     #[arg(long)]
     pub(crate) json: bool,

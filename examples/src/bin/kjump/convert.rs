@@ -56,11 +56,11 @@ fn write_image(
     how: How,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
-    let more = file.stored.as_ref().map(|stored| stored.more.clone());
-    let end = &mut || more.clone().unwrap_or_default();
+    let phases = file.stored.as_ref().map(|stored| stored.phases.clone());
+    let phases = &mut || phases.clone().unwrap_or_default();
     let written = file
         .machine
-        .write_image(sink, how.options, how.leave_out, end, progress)?;
+        .write_image(sink, how.options, how.leave_out, phases, progress)?;
     if sink.can_seek() {
         save::tell(&written);
     }

@@ -226,7 +226,15 @@ fn print(facts: &Facts, each_range: bool) {
         }
         Err(reason) => line("pages", &format!("unknown: {reason}")),
     }
-    if let Some(Stored { totals, size, .. }) = &facts.stored {
+    if let Some(Stored {
+        totals,
+        size,
+        phases,
+    }) = &facts.stored
+    {
+        if !phases.is_empty() {
+            line("took", &phases.to_string());
+        }
         line("stored", &report::stored(totals));
         line("image", &report::size(*size));
     }
@@ -275,7 +283,11 @@ fn to_json(facts: &Facts) -> Value {
         "uptime_seconds": facts.memory.uptime,
         "pages": pages.as_ref().ok(),
         "pages_reason": pages.as_ref().err().copied().or(facts.memory.unsure.as_ref()),
-        "stored": facts.stored.as_ref().map(|Stored { totals, size, .. }| json!({
+        "stored": facts.stored.as_ref().map(|Stored { totals, size, phases }| json!({
+            "phases": phases
+                .iter()
+                .map(|(name, took)| json!({ "name": name, "seconds": took.as_secs_f64() }))
+                .collect::<Vec<_>>(),
             "bytes": size,
             "data_bytes": totals.data_bytes(),
             "stored_bytes": totals.stored,

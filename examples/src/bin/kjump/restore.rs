@@ -9,12 +9,13 @@ use kjump::{Restoration, Verify, open_memory};
 
 use crate::cli;
 use crate::report::{self, Meter, say, size};
+use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     let restoration = Restoration::open(&restore.image)?;
     if !restore.dry_run {
-        return self::restore(restoration, &restore.target, restore.verify);
+        return self::restore(restoration, &restore.target, restore.verify, None);
     }
     if restore.verify == Verify::Full {
         verify(&restoration)?;
@@ -29,7 +30,12 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
 }
 
 /// Restores the image with this id, and jumps into it.
-pub(crate) fn restore_by_id(image: &Path, id: ImageId, verify: Verify) -> Result<()> {
+pub(crate) fn restore_by_id(
+    image: &Path,
+    id: ImageId,
+    verify: Verify,
+    stopwatch: Stopwatch,
+) -> Result<()> {
     let restoration = Restoration::open(image)?;
     let found = restoration.identity().id;
     ensure!(
@@ -37,11 +43,21 @@ pub(crate) fn restore_by_id(image: &Path, id: ImageId, verify: Verify) -> Result
         "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
         image.display()
     );
-    restore(restoration, Path::new(DevMem::PATH), verify)
+    restore(
+        restoration,
+        Path::new(DevMem::PATH),
+        verify,
+        Some(stopwatch),
+    )
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.
-fn restore(restoration: Restoration, target: &Path, verify: Verify) -> Result<()> {
+fn restore(
+    restoration: Restoration,
+    target: &Path,
+    verify: Verify,
+    stopwatch: Option<Stopwatch>,
+) -> Result<()> {
     let memory = open_memory(target)?;
     let release = &restoration.identity().release;
     say!("restoring {release} to {}", target.display());
@@ -59,6 +75,10 @@ fn restore(restoration: Restoration, target: &Path, verify: Verify) -> Result<()
         return Ok(());
     }
     say!("memory restored");
+    if let Some(mut stopwatch) = stopwatch {
+        stopwatch.lap("restore");
+        stopwatch.report();
+    }
     say!("jumping back");
     report::drain();
     match restored.jump_back()? {}

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use kjump::memory::image::{Codec, Options, Stream};
-use kjump::memory::{Classes, Counts, LeaveOut, Written};
+use kjump::memory::{Classes, Counts, LeaveOut, Phases, Written};
 use kjump::{Sleeper, threads_for};
 
 use crate::cli::{self, SaveFormat};
@@ -49,18 +49,31 @@ impl How {
 pub(crate) fn run(save: &cli::Save) -> Result<()> {
     let packing = save.packing;
     let how = How::new(save.format, packing.codec, packing.threads, save.keep_free);
-    self::save(&Sleeper::find()?, &save.image, how)
+    self::save(&Sleeper::find()?, &save.image, how, &mut Phases::new)
 }
 
 /// Saves the machine to a device that it prepared, to a new file, or to standard output.
-pub(crate) fn save(sleeper: &Sleeper, image: &Path, how: How) -> Result<()> {
+///
+/// `phases` is asked how long everything took, when all memory is written.
+pub(crate) fn save(
+    sleeper: &Sleeper,
+    image: &Path,
+    how: How,
+    phases: &mut dyn FnMut() -> Phases,
+) -> Result<()> {
     if image == Path::new("-") {
         // Standard output is the image, so nothing else is said there.
         return match how.format {
             SaveFormat::Kjump => {
                 let sink = Stream::new(io::stdout());
-                let end = &mut Vec::new;
-                sleeper.write(image, &sink, how.options, how.leave_out, end, &mut |_| {})?;
+                sleeper.write(
+                    image,
+                    &sink,
+                    how.options,
+                    how.leave_out,
+                    phases,
+                    &mut |_| {},
+                )?;
                 Ok(())
             }
             SaveFormat::Elf => {
@@ -81,8 +94,7 @@ pub(crate) fn save(sleeper: &Sleeper, image: &Path, how: How) -> Result<()> {
         .is_ok_and(|metadata| metadata.file_type().is_block_device());
     match (how.format, is_device) {
         (SaveFormat::Kjump, true) => {
-            let written =
-                sleeper.save(image, how.options, how.leave_out, &mut Vec::new, progress)?;
+            let written = sleeper.save(image, how.options, how.leave_out, phases, progress)?;
             tell(&written);
         }
         (SaveFormat::Kjump, false) => {
@@ -91,7 +103,7 @@ pub(crate) fn save(sleeper: &Sleeper, image: &Path, how: How) -> Result<()> {
                 &create(image)?,
                 how.options,
                 how.leave_out,
-                &mut Vec::new,
+                phases,
                 progress,
             )?;
             tell(&written);
