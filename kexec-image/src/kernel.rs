@@ -63,6 +63,36 @@ impl<'a> Kernel<'a> {
         }
     }
 
+    /// The vmlinux that a bzImage carries; `None` if this is none, or if it is packed in a way that is not
+    /// known here. See [`with_vmlinux`](Self::with_vmlinux).
+    #[must_use]
+    pub fn unpack(&self) -> Option<Vec<u8>> {
+        match self.format {
+            KernelFormat::BzImage => bzimage::unpack(self),
+            KernelFormat::Vmlinux => None,
+        }
+    }
+
+    /// The same kernel, which need not unpack itself when it boots: `vmlinux` is what
+    /// [`unpack`](Self::unpack) made of it. What the file says of it holds on.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] if that is no kernel.
+    pub fn with_vmlinux(self, vmlinux: &[u8]) -> Result<Kernel<'_>, PlanError> {
+        let unpacked = vmlinux::parse(vmlinux)?;
+        Ok(Kernel {
+            lowest_base: self.lowest_base.max(unpacked.lowest_base),
+            relocatable: self.relocatable,
+            align: self.align.max(unpacked.align),
+            cmdline_max: self.cmdline_max,
+            five_level: self.five_level,
+            setup_header: self.setup_header,
+            release: self.release,
+            ..unpacked
+        })
+    }
+
     /// The format of the file.
     #[must_use]
     pub fn format(&self) -> KernelFormat {

@@ -102,14 +102,14 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, PlanError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use scroll::Pwrite;
 
     use super::*;
 
     /// A file that looks like a vmlinux with two segments.
-    fn sample() -> Vec<u8> {
+    pub(crate) fn sample() -> Vec<u8> {
         let mut file = vec![0; 0x3000];
         let mut header = Header {
             e_type: ET_EXEC,

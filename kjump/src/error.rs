@@ -7,7 +7,7 @@ use kexec_image::PlanError;
 use krestore_core::RestoreError;
 use vmcore::elf::{CoreError, CoreWriteError};
 use vmcore::image::{ImageError, ImageId, Paging};
-use vmcore::{FileError, MemoryError, PagesError, SwapError};
+use vmcore::{FileError, MemoryError, PagesError, SwapError, WriteError};
 use vmcore::{IoMemError, PhysRange};
 
 /// What can go wrong between two kernels, and what to do about it.
@@ -85,6 +85,15 @@ pub enum Error {
         /// Why.
         #[source]
         source: CoreWriteError,
+    },
+    /// An image could not be written.
+    #[error("cannot write the image to {path}")]
+    WriteImage {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: WriteError,
     },
     /// Memory could not be restored.
     #[error("the memory cannot be restored")]
@@ -227,6 +236,14 @@ impl Error {
     /// For `map_err`: a core that cannot be written to `path`.
     pub(crate) fn write_core(path: &std::path::Path) -> impl Fn(CoreWriteError) -> Self {
         move |source| Self::WriteCore {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// For `map_err`: an image that cannot be written.
+    pub(crate) fn write_image(path: &std::path::Path) -> impl Fn(WriteError) -> Self {
+        move |source| Self::WriteImage {
             path: path.to_owned(),
             source,
         }

@@ -1,8 +1,7 @@
 //! Kernel A: prepares its saving kernel.
 
 use kexec_image::{Boot, Kernel, LoadPlan, Machine, window};
-use vmcore::PAGE_SIZE;
-use vmcore::image::{Identity, ImageId, size_for};
+use vmcore::image::{Identity, ImageId, largest_size};
 
 use crate::{Error, jump};
 
@@ -54,9 +53,7 @@ impl Prepared<'_> {
     /// headers and notes.
     #[must_use]
     pub fn image_size(&self) -> u64 {
-        // A page of notes for each CPU is ample; no machine has more than 8,192 of them.
-        const HEADERS: u64 = 8192 * PAGE_SIZE;
-        size_for(self.identity.saved_memory().bytes().saturating_add(HEADERS)).unwrap_or(u64::MAX)
+        largest_size(self.identity.saved_memory().bytes())
     }
 
     /// Loads the saving kernel. [`jump`](crate::jump()) then jumps to it.

@@ -40,13 +40,16 @@
 //!
 //! * Nothing is jumped to that was not checked as a whole before.
 //! * A function that does not come back says so in its type.
-//! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound.
+//! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound, and the instruction that
+//!   reads the time-stamp counter.
 
 /// The example in the README, so that it is compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod calibration;
+mod clock;
 mod device;
 pub mod doctor;
 mod error;
@@ -57,15 +60,19 @@ mod restoration;
 mod resumption;
 mod sleeper;
 mod target;
+mod threads;
 
-pub use device::DeviceReader;
+pub use calibration::Calibration;
+pub use clock::{Departure, Measure, NoDeparture};
+pub use device::{DeviceReader, DeviceSink};
 pub use error::Error;
 pub use hibernation::{Hibernation, Prepared};
 pub use jump::{jump, jump_back};
-pub use restoration::{Restoration, Restored, open_memory};
+pub use restoration::{Restoration, Restored, Verify, open_memory};
 pub use resumption::Resumption;
 pub use sleeper::Sleeper;
 pub use target::{ImageTarget, Outcome, find_image};
+pub use threads::threads_for;
 
 #[doc(no_inline)]
 pub use kexec_image::{CommandLine, Kernel, LoadPlan, Machine, initramfs, window};

@@ -3,24 +3,52 @@
 use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
-use vmcore::image::{Identity, Image, Jump};
-use vmcore::{
-    Format, Memory, MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap, Saved, SavedFile,
-};
+use vmcore::image::{Codec, Header, Identity, Image, Jump, Layout};
+use vmcore::{Memory, MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap, Saved, SavedFile};
 
-use crate::{DeviceReader, Error, jump, machine};
+use crate::{DeviceReader, Error, jump, machine, threads_for};
 
 /// A machine that is to be restored by this kernel: one in an image, or in an ELF core that tells of the
 /// jump that it was saved after.
 #[derive(Debug)]
 pub struct Restoration {
     path: PathBuf,
-    image: Option<Image<DeviceReader>>,
-    machine: Saved<Box<dyn Memory + Send + Sync>>,
+    source: Source,
     identity: Identity,
     jump: Jump,
+}
+
+/// What the memory comes from.
+#[derive(Debug)]
+enum Source {
+    Image(Image<DeviceReader>),
+    Core(Saved<Box<dyn Memory + Send + Sync>>),
+}
+
+/// How much of an image is read and checked before the first byte of memory is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// All that tells of memory; memory itself is checked as it is read, and nothing is jumped to unless
+    /// all of it was right.
+    #[default]
+    Index,
+    /// All of it. So it is read twice.
+    Full,
+}
+
+impl FromStr for Verify {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "index" => Ok(Self::Index),
+            "full" => Ok(Self::Full),
+            _ => Err("it is index or full".to_owned()),
+        }
+    }
 }
 
 /// Opens what is at `path` to restore to: `/dev/mem` and `/dev/oldmem` are the machine's memory, with a
@@ -57,19 +85,30 @@ impl Restoration {
     /// either, [`Error::NoJump`] if a core does not tell how to get back into its machine.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let reader = || DeviceReader::open(path).map_err(Error::open(path));
-        let file = SavedFile::open(reader()?).map_err(Error::file(path))?;
-        let image = match file.format {
-            Format::Image => Some(Image::open(reader()?).map_err(Error::image(path))?),
-            _ => None,
-        };
-        let machine = file.machine;
+        let mut magic = [0; 8];
+        let is_image = vmcore::ReadAt::read_exact_at(&reader()?, &mut magic, 0).is_ok()
+            && &magic == Header::MAGIC;
+        if is_image {
+            let image = Image::open(reader()?).map_err(Error::image(path))?;
+            return Ok(Self {
+                path: path.to_owned(),
+                identity: image.identity().clone(),
+                jump: Jump {
+                    back: image.saved().jump_back,
+                    layout: Layout::Raw,
+                },
+                source: Source::Image(image),
+            });
+        }
+        let machine = SavedFile::open(reader()?)
+            .map_err(Error::file(path))?
+            .machine;
         match (machine.identity().cloned(), machine.jump()) {
             (Some(identity), Some(jump)) => Ok(Self {
                 path: path.to_owned(),
-                image,
+                source: Source::Core(machine),
                 identity,
                 jump,
-                machine,
             }),
             _ => Err(Error::NoJump {
                 path: path.to_owned(),
@@ -86,7 +125,7 @@ impl Restoration {
     /// Whether this is an image, which is marked so that nobody resumes it twice; a core cannot be.
     #[must_use]
     pub fn is_image(&self) -> bool {
-        self.image.is_some()
+        matches!(self.source, Source::Image(_))
     }
 
     /// Checks that all memory of the machine can be restored to `memory`, and writes nothing.
@@ -96,11 +135,32 @@ impl Restoration {
     /// [`Error::Restore`] with the first range that cannot be, and why.
     pub fn check(&self, memory: &dyn Target) -> Result<Summary, Error> {
         let machine = self.identity.saved_memory();
-        let raw = self.machine.raw().map_err(Error::swap)?;
-        Ok(krestore_core::check(&raw, self.plan(&machine), memory)?)
+        let plan = self.plan(&machine);
+        Ok(match &self.source {
+            Source::Image(image) => krestore_core::check_image(image, plan, memory)?,
+            Source::Core(saved) => {
+                krestore_core::check(&saved.raw().map_err(Error::swap)?, plan, memory)?
+            }
+        })
     }
 
-    /// Writes all memory of the machine to `memory`, after [`check`](Self::check)ing it.
+    /// Reads all of an image and checks it; there is nothing that a core could be checked by.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] with the first damage that is found.
+    pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+        match &self.source {
+            Source::Image(image) => {
+                krestore_core::verify_image(image, threads_for(Codec::Lz4), progress)
+                    .map(drop)
+                    .map_err(Error::image(&self.path))
+            }
+            Source::Core(_) => Ok(()),
+        }
+    }
+
+    /// Writes all memory of the machine to `memory`, after [`check`](Self::check)ing it, on all CPUs.
     ///
     /// # Errors
     ///
@@ -108,14 +168,22 @@ impl Restoration {
     /// could not be brought over.
     pub fn restore(
         self,
-        mut memory: Box<dyn Target>,
+        memory: Box<dyn Target>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Restored, Error> {
         let machine = self.identity.saved_memory();
-        let raw = self.machine.raw().map_err(Error::swap)?;
         let plan = self.plan(&machine);
-        let summary = krestore_core::restore(&raw, plan, memory.as_mut(), progress)?;
-        drop(raw);
+        let threads = threads_for(Codec::Lz4);
+        let target = memory.as_ref();
+        let summary = match &self.source {
+            Source::Image(image) => {
+                krestore_core::restore_image(image, plan, target, threads, progress)?
+            }
+            Source::Core(saved) => {
+                let raw = saved.raw().map_err(Error::swap)?;
+                krestore_core::restore(&raw, plan, target, threads, progress)?
+            }
+        };
         Ok(Restored {
             restoration: self,
             memory,
@@ -152,20 +220,19 @@ impl Restored {
     /// # Errors
     ///
     /// [`Error::Kexec`] if the kernel refused, [`Error::Mark`] if the image could not be marked.
-    pub fn jump_back(mut self) -> Result<Infallible, Error> {
+    pub fn jump_back(self) -> Result<Infallible, Error> {
         let Restoration {
             path,
-            image,
+            source,
             identity,
             jump: Jump { back, .. },
-            ..
         } = self.restoration;
         let page = PhysRange::from_len(back.align_down(PAGE_SIZE), PAGE_SIZE)
             .ok_or(MemoryError::Absent { addr: back })?;
         let page = self.memory.read(page)?;
         jump::load_way_back(back, &page, identity.window)?;
         // From here on the image is stale, so nothing but the jump comes after.
-        if let Some(image) = image {
+        if let Source::Image(image) = source {
             let file = OpenOptions::new().write(true).open(&path);
             file.and_then(|file| image.mark_resumed(&file))
                 .map_err(|source| Error::Mark { path, source })?;

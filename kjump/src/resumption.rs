@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use kexec_image::{Boot, LoadPlan, Machine};
-use vmcore::image::Image;
+use vmcore::image::{Image, ImageError};
 use vmcore::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
 
 use crate::{DeviceReader, Error, jump};
@@ -27,7 +27,7 @@ impl<'a> Resumption<'a> {
     pub fn open(machine: &'a Machine, path: &Path) -> Result<Self, Error> {
         let image = Image::open(DeviceReader::open(path).map_err(Error::open(path))?)
             .map_err(Error::image(path))?;
-        image.core().map_err(Error::image(path))?;
+        check_index(&image).map_err(Error::image(path))?;
         let identity = image.identity();
         if identity.paging != machine.paging {
             return Err(Error::OtherPaging {
@@ -77,6 +77,11 @@ impl<'a> Resumption<'a> {
         jump::load(plan)?;
         jump::leave()
     }
+}
+
+/// Reads the index through, so that what is wrong with it is known before this kernel is left.
+fn check_index(image: &Image<DeviceReader>) -> Result<(), ImageError> {
+    image.index()?.try_for_each(|entry| entry.map(drop))
 }
 
 /// Checks that two machines have the same RAM.

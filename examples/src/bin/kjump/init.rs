@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,15 @@ use nix::mount::{MsFlags, mount};
 use crate::cli::SaveFormat;
 use crate::report::{self, say};
 use crate::role::Role;
+use crate::save::How;
+use crate::stopwatch::Stopwatch;
 use crate::{restore, save};
 
 /// How long a device may take to appear: disks are found while init already runs.
 const DEVICE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The longest pause between two looks for it.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether this is the init of a kernel, and not the first process of a container, which is process 1
 /// too.
@@ -58,23 +64,25 @@ fn mount_all() -> Result<()> {
 }
 
 fn play() -> Result<()> {
+    let line = machine::command_line()?;
+    let mut stopwatch = Stopwatch::of_boot(&line);
     say!(
         "{} CPUs",
         thread::available_parallelism().map_or(1, usize::from)
     );
-    let line = machine::command_line()?;
     let role = Role::from_command_line(&line)
         .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
     match role {
         Role::Save => match Sleeper::find() {
-            Ok(sleeper) => save_or_go_back(&sleeper, &line),
+            Ok(sleeper) => save_or_go_back(&sleeper, &line, &mut stopwatch),
             Err(error) => Err(error.into()),
         },
         Role::Restore => {
             let id = CommandLine::value(&line, Role::ID_KEY)
                 .and_then(ImageId::from_hex)
                 .ok_or_else(|| anyhow!("no image: {}= is missing or wrong", Role::ID_KEY))?;
-            restore::restore_by_id(&find(&line, id)?, id)
+            let verify = parameter(&line, Role::VERIFY_KEY)?.unwrap_or_default();
+            restore::restore_by_id(&find(&line, id)?, id, verify, stopwatch)
         }
         Role::Back => match save::back()? {},
     }
@@ -82,17 +90,25 @@ fn play() -> Result<()> {
 
 /// Saves the machine. If that fails, or panics, the machine goes on, and finds the reason where its
 /// image was to be.
-fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
+fn save_or_go_back(sleeper: &Sleeper, line: &str, stopwatch: &mut Stopwatch) -> Result<()> {
     let target = find(line, sleeper.identity().id);
     let keep_free = CommandLine::value(line, Role::FREE_KEY) == Some("keep");
-    let save = || match &target {
-        Ok(path) => save::save(sleeper, path, SaveFormat::Kjump, keep_free),
-        Err(error) => bail!("{error:#}"),
+    let save = || {
+        let codec = parameter(line, Role::CODEC_KEY)?.unwrap_or_default();
+        let threads = parameter(line, Role::THREADS_KEY)?;
+        let how = How::new(SaveFormat::Kjump, codec, threads, keep_free);
+        match &target {
+            Ok(path) => save::save(sleeper, path, how, &mut || stopwatch.after("save")),
+            Err(error) => bail!("{error:#}"),
+        }
     };
     // Nothing that a panic could have left half done is used after.
     let saved = catch_unwind(AssertUnwindSafe(save))
         .unwrap_or_else(|_| Err(anyhow!("the saving program panicked")));
-    let Err(error) = saved else { return Ok(()) };
+    let Err(error) = saved else {
+        stopwatch.report();
+        return Ok(());
+    };
     report::error(&error);
     if let Ok(path) = &target
         && let Err(error) = sleeper.record_failure(path, &format!("{error:#}"))
@@ -105,6 +121,20 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
     match never {}
 }
 
+/// What the command line says for `key`, if it says anything.
+fn parameter<T: FromStr>(line: &str, key: &str) -> Result<Option<T>>
+where
+    T::Err: std::fmt::Display,
+{
+    let Some(value) = CommandLine::value(line, key) else {
+        return Ok(None);
+    };
+    match value.parse() {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => bail!("{key}={value} on the kernel command line: {error}"),
+    }
+}
+
 /// The device that holds the image `id`, or is to, when it has appeared. Its name may not be the one that
 /// it had in the kernel before.
 fn find(line: &str, id: ImageId) -> Result<PathBuf> {
@@ -112,10 +142,12 @@ fn find(line: &str, id: ImageId) -> Result<PathBuf> {
         .map(PathBuf::from)
         .ok_or_else(|| anyhow!("no image: {}= is missing", Role::IMAGE_KEY))?;
     let limit = Instant::now() + DEVICE_LIMIT;
+    let mut pause = Duration::from_millis(1);
     loop {
         match find_image(&path, id) {
-            Err(_) if Instant::now() < limit => thread::sleep(Duration::from_millis(50)),
+            Err(_) if Instant::now() < limit => thread::sleep(pause),
             found => return Ok(found?),
         }
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -16,20 +16,24 @@ mod restore;
 mod resume;
 mod role;
 mod save;
+mod stopwatch;
+mod verify;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use kjump::Measure;
 
-use cli::{Cli, CoreFormat, Verb};
+use cli::{Cli, Verb};
 
 fn main() -> ExitCode {
     if init::is_init() {
         init::run();
     }
+    let measure = Measure::start();
     let cli = Cli::parse();
     cli.check();
-    match run(cli.verb) {
+    match run(cli.verb, &measure) {
         Ok(code) => code,
         Err(error) => {
             report::error(&error);
@@ -38,28 +42,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Doctor { json } => return doctor::run(json),
-        Verb::Load(load) => hibernate::load(&load)?,
+        Verb::Load(load) => hibernate::load(&load, measure)?,
         Verb::Hibernate {
             load,
             image,
             dry_run,
-        } => hibernate::hibernate(&load, &image, dry_run)?,
+        } => hibernate::hibernate(&load, &image, dry_run, measure)?,
         Verb::Jump => hibernate::jump()?,
         Verb::Back => match save::back()? {},
-        Verb::Save {
-            image,
-            format,
-            keep_free,
-        } => save::run(&image, format, keep_free)?,
-        Verb::Convert {
-            input,
-            output,
-            format: CoreFormat::Elf,
-        } => convert::run(&input, &output)?,
-        Verb::Resume(resume) => resume::run(&resume)?,
+        Verb::Save(save) => save::run(&save)?,
+        Verb::Convert(convert) => convert::run(&convert)?,
+        Verb::Verify { image } => verify::run(&image)?,
+        Verb::Resume(resume) => resume::run(&resume, measure)?,
         Verb::Restore(restore) => restore::run(&restore)?,
         Verb::Inspect(options) => inspect::run(&options)?,
         Verb::Initramfs { out } => role::write_initramfs(&out)?,

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use kjump::Progress;
+use kjump::memory::image::{CodecKind, Totals};
 
 /// Prints a line.
 macro_rules! say {
@@ -49,6 +50,23 @@ fn human(mut value: f64) -> String {
     }
     let digits = usize::from(unit != "bytes");
     format!("{value:.digits$} {unit}")
+}
+
+/// How the data in an image is stored.
+pub(crate) fn stored(totals: &Totals) -> String {
+    let data = totals.data_bytes();
+    let chunks: Vec<String> = CodecKind::ALL
+        .into_iter()
+        .map(|codec| (codec, totals.chunks_by(codec)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(codec, count)| format!("{count} by {codec}"))
+        .collect();
+    let ratio = data as f64 / totals.stored.max(1) as f64;
+    let mut text = format!("{} of data take {}", size(data), size(totals.stored));
+    if !chunks.is_empty() {
+        text += &format!(" ({ratio:.2} to 1; chunks: {})", chunks.join(", "));
+    }
+    text
 }
 
 /// How much memory this process has had resident at most, in KiB (`VmHWM`, proc_pid_status(5)).

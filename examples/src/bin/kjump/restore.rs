@@ -5,16 +5,20 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use kjump::memory::image::ImageId;
 use kjump::restore::DevMem;
-use kjump::{Restoration, open_memory};
+use kjump::{Restoration, Verify, open_memory};
 
 use crate::cli;
 use crate::report::{self, Meter, say, size};
+use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     let restoration = Restoration::open(&restore.image)?;
     if !restore.dry_run {
-        return self::restore(restoration, &restore.target);
+        return self::restore(restoration, &restore.target, restore.verify, None);
+    }
+    if restore.verify == Verify::Full {
+        verify(&restoration)?;
     }
     let summary = restoration.check(open_memory(&restore.target)?.as_ref())?;
     say!(
@@ -26,7 +30,12 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
 }
 
 /// Restores the image with this id, and jumps into it.
-pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
+pub(crate) fn restore_by_id(
+    image: &Path,
+    id: ImageId,
+    verify: Verify,
+    stopwatch: Stopwatch,
+) -> Result<()> {
     let restoration = Restoration::open(image)?;
     let found = restoration.identity().id;
     ensure!(
@@ -34,17 +43,30 @@ pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
         "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
         image.display()
     );
-    restore(restoration, Path::new(DevMem::PATH))
+    restore(
+        restoration,
+        Path::new(DevMem::PATH),
+        verify,
+        Some(stopwatch),
+    )
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.
-fn restore(restoration: Restoration, target: &Path) -> Result<()> {
+fn restore(
+    restoration: Restoration,
+    target: &Path,
+    verify: Verify,
+    stopwatch: Option<Stopwatch>,
+) -> Result<()> {
     let memory = open_memory(target)?;
     let release = &restoration.identity().release;
     say!("restoring {release} to {}", target.display());
     let is_memory = memory.is_memory();
     if is_memory && !restoration.is_image() {
         say!("this is a core, which nobody marks as resumed: never restore it a second time");
+    }
+    if verify == Verify::Full {
+        self::verify(&restoration)?;
     }
     let mut meter = Meter::new("restoring");
     let restored = restoration.restore(memory, &mut |at| meter.update(at))?;
@@ -53,7 +75,19 @@ fn restore(restoration: Restoration, target: &Path) -> Result<()> {
         return Ok(());
     }
     say!("memory restored");
+    if let Some(mut stopwatch) = stopwatch {
+        stopwatch.lap("restore");
+        stopwatch.report();
+    }
     say!("jumping back");
     report::drain();
     match restored.jump_back()? {}
+}
+
+/// Checks all of the image.
+fn verify(restoration: &Restoration) -> Result<()> {
+    let mut meter = Meter::new("verifying");
+    restoration.verify(&mut |at| meter.update(at))?;
+    meter.finish("verified");
+    Ok(())
 }
