@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use kjump::memory::elf::{Core, CoreHeaders, CoreWriter, Load};
-use kjump::memory::image::{self, Identity, ImageId, Paging};
+use kjump::memory::image::{self, Identity, ImageId, Paging, Platform};
 use kjump::memory::{Memory as _, MemoryKind, RangeMap};
 use kjump::{PhysAddr, PhysRange};
 
@@ -55,6 +55,8 @@ fn sample_image() -> Vec<u8> {
         memory,
         free_fill: None,
         uptime: 90_061,
+        platform: Platform::default(),
+        volumes: Vec::new(),
     };
     let mut headers = CoreHeaders::new();
     headers.load(Load {

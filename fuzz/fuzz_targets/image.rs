@@ -73,6 +73,8 @@ impl IdentitySpec {
             memory,
             free_fill: self.free_fill,
             uptime: self.uptime,
+            platform: Platform::default(),
+            volumes: Vec::new(),
         })
     }
 }

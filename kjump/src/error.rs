@@ -10,6 +10,8 @@ use vmcore::image::{ImageError, ImageId, Paging};
 use vmcore::{FileError, MemoryError, PagesError, SwapError};
 use vmcore::{IoMemError, PhysRange};
 
+use crate::Moment;
+
 /// What can go wrong between two kernels, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -185,6 +187,69 @@ pub enum Error {
         image: Paging,
         /// This kernel's.
         here: Paging,
+    },
+    /// A device that the machine uses cannot be read by other kernels.
+    #[error(
+        "{device} ({used}) is made of other devices, and the saving kernel cannot see whether somebody writes to it before this machine is resumed; say --allow-unread {device} if nobody will"
+    )]
+    HiddenVolume {
+        /// The device.
+        device: String,
+        /// What it is used for.
+        used: String,
+    },
+    /// A device that is to be left alone is not in use.
+    #[error(
+        "{} is not among the devices that are mounted for writing or swapped on; nothing is to be allowed for it",
+        device.display()
+    )]
+    NoVolume {
+        /// The device.
+        device: PathBuf,
+    },
+    /// A device that the machine uses cannot be read.
+    #[error(
+        "{volume} ({used} in the machine that is saved) cannot be looked at, to know whether it is used before the machine goes on"
+    )]
+    UnreadVolume {
+        /// What is on the device.
+        volume: String,
+        /// What it is used for.
+        used: String,
+        /// What the reading met.
+        source: io::Error,
+    },
+    /// A device that the sleeping machine uses is mounted here.
+    #[error(
+        "{volume} on {} is {used} here, and the sleeping machine has it mounted too; resume before anything of that machine's is mounted",
+        path.display()
+    )]
+    MountedVolume {
+        /// What is on the device.
+        volume: String,
+        /// The device.
+        path: PathBuf,
+        /// What it is used for here.
+        used: String,
+    },
+    /// A device that the sleeping machine uses was written to.
+    #[error(
+        "{volume}, here on {} and {used} in the sleeping machine, was written to since that was saved{}; resuming it now would destroy what is there. `kjump discard {}` gives the image up",
+        path.display(),
+        since.map_or(String::new(), |since| format!(" (last at {since})")),
+        image.display()
+    )]
+    UsedVolume {
+        /// What is on the device.
+        volume: String,
+        /// The device.
+        path: PathBuf,
+        /// What it is used for.
+        used: String,
+        /// When it was written last, if it tells.
+        since: Option<Moment>,
+        /// Where the image is.
+        image: PathBuf,
     },
     /// The image could not be marked as resumed.
     #[error(

@@ -10,6 +10,7 @@ use vmcore::{
     Format, Memory, MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap, Saved, SavedFile,
 };
 
+use crate::volumes::{self, PATIENCE};
 use crate::{DeviceReader, Error, jump, machine};
 
 /// A machine that is to be restored by this kernel: one in an image, or in an ELF core that tells of the
@@ -100,17 +101,33 @@ impl Restoration {
         Ok(krestore_core::check(&raw, self.plan(&machine), memory)?)
     }
 
+    /// Checks that nobody used the machine's devices since it was saved. Of a core that is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UsedVolume`] and its like, which name the device.
+    pub fn check_volumes(&self) -> Result<(), Error> {
+        if !self.is_image() {
+            return Ok(());
+        }
+        let here = volumes::in_use()?;
+        volumes::check(&self.identity.volumes, &here, &self.path, PATIENCE)
+    }
+
     /// Writes all memory of the machine to `memory`, after [`check`](Self::check)ing it.
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check), before the first byte is written; [`Error::Restore`] later if a byte
-    /// could not be brought over.
+    /// As [`check`](Self::check) and [`check_volumes`](Self::check_volumes), before the first byte is
+    /// written; [`Error::Restore`] later if a byte could not be brought over.
     pub fn restore(
         self,
         mut memory: Box<dyn Target>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Restored, Error> {
+        if memory.is_memory() {
+            self.check_volumes()?;
+        }
         let machine = self.identity.saved_memory();
         let raw = self.machine.raw().map_err(Error::swap)?;
         let plan = self.plan(&machine);

@@ -2,12 +2,16 @@
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kexec_image::{Boot, LoadPlan, Machine};
 use vmcore::image::Image;
 use vmcore::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
 
-use crate::{DeviceReader, Error, jump};
+use crate::{DeviceReader, Error, jump, volumes};
+
+/// How long a device may take to appear: whoever resumes does so early.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An image that can be resumed on this machine.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ impl<'a> Resumption<'a> {
             });
         }
         same_memory(&identity.memory, &machine.iomem.memory())?;
+        volumes::check(&identity.volumes, &machine.volumes, path, PATIENCE)?;
         Ok(Self {
             machine,
             path: path.to_owned(),

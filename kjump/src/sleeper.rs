@@ -15,7 +15,7 @@ use vmcore::image::{self, Identity, Jump, Layout, Sink};
 use vmcore::{Classes, MappedFile, Memory as _, PAGE_SIZE, PhysAddr, Progress, Saved, View};
 
 use crate::device::DeviceWriter;
-use crate::{Error, jump, machine, target};
+use crate::{Error, jump, machine, target, volumes};
 
 /// The machine that jumped to this kernel and sleeps: its memory, and the way back into it.
 #[derive(Debug)]
@@ -93,8 +93,8 @@ impl Sleeper {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongTarget`] if the device is not the one, before anything is written;
-    /// [`Error::Image`] if it cannot be written.
+    /// [`Error::WrongTarget`] if the device is not the one, before anything is written; else as
+    /// [`write`](Self::write).
     pub fn save(
         &self,
         path: &Path,
@@ -106,11 +106,12 @@ impl Sleeper {
         self.write(path, &mut device, classes, progress)
     }
 
-    /// Saves the machine to `sink`, which `path` is the name of, as an image.
+    /// Saves the machine to `sink`, which `path` is the name of, as an image, after a look at the devices
+    /// that the machine counts on.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if it cannot be written.
+    /// [`Error::Image`] if it cannot be written, [`Error::UnreadVolume`] if a device cannot be looked at.
     pub fn write(
         &self,
         path: &Path,
@@ -118,16 +119,11 @@ impl Sleeper {
         classes: &Classes,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
+        let mut identity = self.identity.clone();
+        volumes::record(&mut identity.volumes)?;
         let (memory, core) = self.core(Layout::Raw, classes)?;
-        image::write(
-            &self.identity,
-            self.jump_back,
-            &core,
-            &memory,
-            sink,
-            progress,
-        )
-        .map_err(Error::image(path))
+        image::write(&identity, self.jump_back, &core, &memory, sink, progress)
+            .map_err(Error::image(path))
     }
 
     /// Saves the machine to `sink`, which `path` is the name of, as a core of its memory as it saw it:

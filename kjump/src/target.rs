@@ -190,7 +190,7 @@ mod tests {
     use std::io::Write as _;
 
     use vmcore::elf::{Core, CoreHeaders, CoreWriter};
-    use vmcore::image::Paging;
+    use vmcore::image::{Paging, Platform};
     use vmcore::{Memory as _, PhysAddr, PhysRange, RangeMap};
 
     use super::*;
@@ -206,6 +206,8 @@ mod tests {
             memory: RangeMap::new(),
             free_fill: None,
             uptime: 90_061,
+            platform: Platform::default(),
+            volumes: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ mod counting;
 
 use proptest::prelude::*;
 use vmcore::elf::{Core, CoreHeaders, CoreWriter, Load, Notes, direct_map_base, encode_note};
-use vmcore::image::{self, Header, Identity, Image, ImageId, Paging};
+use vmcore::image::{self, Header, Identity, Image, ImageId, Paging, Platform};
 use vmcore::kdump::{Dump, Flattened};
 use vmcore::{
     IoMem, Memory, MemoryKind, PAGE_SIZE, PageMap, PhysAddr, PhysRange, RangeMap, ReadAt, Swap,
@@ -194,6 +194,8 @@ fn identity() -> Identity {
         memory,
         free_fill: None,
         uptime: 90_061,
+        platform: Platform::default(),
+        volumes: Vec::new(),
     }
 }
 

@@ -24,7 +24,9 @@ mod commit;
 mod header;
 mod identity;
 mod jump;
+mod platform;
 mod read;
+mod volume;
 mod wire;
 mod write;
 
@@ -33,7 +35,9 @@ use std::io;
 pub use header::{Header, Saved, Stage};
 pub use identity::{Identity, ImageId, Paging};
 pub use jump::{Jump, Layout};
+pub use platform::Platform;
 pub use read::Image;
+pub use volume::{Digest, Volume, VolumeState};
 pub use write::{Sink, prepare, record_failure, write};
 
 use crate::MemoryError;

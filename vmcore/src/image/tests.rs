@@ -12,6 +12,17 @@ fn range(start: u64, end: u64) -> PhysRange {
     PhysRange::new(start, end).unwrap()
 }
 
+fn volume(device: &str, state: VolumeState) -> Volume {
+    Volume {
+        device: device.into(),
+        used: "mounted at /".into(),
+        kind: "ext4".into(),
+        uuid: "0d1f1b06-6c4a-4a3b-a0a1-1f0a5c7a1234".into(),
+        size: 1 << 30,
+        state,
+    }
+}
+
 fn identity() -> Identity {
     let mut low = RangeMap::new();
     low.insert(range(0x1000, 0x9f000), ()).unwrap();
@@ -35,6 +46,23 @@ fn identity() -> Identity {
         memory,
         free_fill: Some(0xaa),
         uptime: 90_061,
+        platform: Platform {
+            product: "Some Machine".into(),
+            features: "fpu sse".into(),
+            time: 1_700_000_000,
+            ..Platform::default()
+        },
+        volumes: vec![
+            volume("/dev/vda1", VolumeState::Pending),
+            volume("/dev/vda2", VolumeState::Exempt),
+            volume(
+                "/dev/vda3",
+                VolumeState::Known {
+                    digest: Digest([7; 32]),
+                    written: 1_700_000_001,
+                },
+            ),
+        ],
     }
 }
 

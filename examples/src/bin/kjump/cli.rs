@@ -145,6 +145,10 @@ pub(crate) struct LoadOptions {
     /// Save free pages too, to look at what was freed; nothing needs them to resume
     #[arg(long)]
     pub(crate) keep_free: bool,
+    /// Do not look whether this mounted device is used before the machine is resumed, which would
+    /// destroy what is on it: for what the saving kernel cannot read
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) allow_unread: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
