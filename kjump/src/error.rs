@@ -177,6 +177,47 @@ pub enum Error {
         /// Whether the image has it.
         in_image: bool,
     },
+    /// The image is of another machine.
+    #[error("the image was made on another machine: that was {image:?}, and this is {here:?}")]
+    OtherMachine {
+        /// What the firmware said there.
+        image: String,
+        /// What it says here.
+        here: String,
+    },
+    /// The CPUs lack what the kernel in the image makes use of.
+    #[error(
+        "the CPUs here ({here}) do not have {feature:?}, which the kernel in the image uses (it ran on {image}); if this is the same machine, boot this kernel with the parameters of that one, and check the firmware's settings"
+    )]
+    OtherCpu {
+        /// The feature, as `/proc/cpuinfo` names it.
+        feature: String,
+        /// The CPUs that the image was made on.
+        image: String,
+        /// The CPUs here.
+        here: String,
+    },
+    /// The kernel that is to restore the image is not the one that saved it.
+    #[error(
+        "the kernel that is to restore the image is {here:?}, and the one that saved it was {image:?}; give that one with --kernel, or say --other-kernel"
+    )]
+    OtherKernel {
+        /// What the one is that saved it.
+        image: String,
+        /// What the one is that was given.
+        here: String,
+    },
+    /// It was tried too often.
+    #[error(
+        "the image in {} was to be resumed {attempts} times, and the machine never went on; `kjump resume --force-again` tries once more, `kjump discard` gives the image up",
+        path.display()
+    )]
+    TooManyAttempts {
+        /// Where the image is.
+        path: PathBuf,
+        /// How often.
+        attempts: u32,
+    },
     /// The image was made under page tables of another depth.
     #[error(
         "the image was made with {image}, and this kernel runs with {here}; boot it with {}",

@@ -40,7 +40,8 @@ impl<'a> Hibernation<'a> {
     pub fn prepare(&self) -> Result<Prepared<'a>, Error> {
         volumes::check_visible(&self.machine.volumes)?;
         let window = window::choose(&self.machine.iomem, self.kernel, self.window)?;
-        let identity = self.machine.identity(random_id()?, window)?;
+        let mut identity = self.machine.identity(random_id()?, window)?;
+        identity.platform.saver = self.kernel.version().unwrap_or_default().to_owned();
         let boot = Boot {
             kernel: self.kernel,
             initramfs: self.initramfs,

@@ -67,7 +67,7 @@ pub use hibernation::{Hibernation, Prepared};
 pub use jump::{jump, jump_back};
 pub use moment::Moment;
 pub use restoration::{Restoration, Restored, open_memory};
-pub use resumption::Resumption;
+pub use resumption::{Check, Resumption};
 pub use sleeper::Sleeper;
 pub use target::{ImageTarget, Outcome, find_image};
 

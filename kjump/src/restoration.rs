@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
-use vmcore::image::{Identity, Image, Jump};
+use vmcore::image::{Identity, Image, ImageError, Jump};
 use vmcore::{
     Format, Memory, MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap, Saved, SavedFile,
 };
@@ -57,10 +57,31 @@ impl Restoration {
     /// [`Error::Image`] with the reason why an image cannot be resumed, [`Error::File`] if it is none and no core
     /// either, [`Error::NoJump`] if a core does not tell how to get back into its machine.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_if(path, false)
+    }
+
+    /// As [`open`](Self::open), for those who know what they do: an image that was resumed already is taken
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_again(path: &Path) -> Result<Self, Error> {
+        Self::open_if(path, true)
+    }
+
+    fn open_if(path: &Path, again: bool) -> Result<Self, Error> {
         let reader = || DeviceReader::open(path).map_err(Error::open(path));
         let file = SavedFile::open(reader()?).map_err(Error::file(path))?;
         let image = match file.format {
-            Format::Image => Some(Image::open(reader()?).map_err(Error::image(path))?),
+            Format::Image => {
+                let (image, resumable) = Image::examine(reader()?).map_err(Error::image(path))?;
+                match resumable {
+                    Err(ImageError::Resumed) if again => {}
+                    other => other.map_err(Error::image(path))?,
+                }
+                Some(image)
+            }
             _ => None,
         };
         let machine = file.machine;
@@ -111,7 +132,10 @@ impl Restoration {
             return Ok(());
         }
         let here = volumes::in_use()?;
-        volumes::check(&self.identity.volumes, &here, &self.path, PATIENCE)
+        for volume in &self.identity.volumes {
+            volumes::check(volume, &here, &self.path, PATIENCE)?;
+        }
+        Ok(())
     }
 
     /// Writes all memory of the machine to `memory`, after [`check`](Self::check)ing it.
@@ -181,12 +205,19 @@ impl Restored {
             .ok_or(MemoryError::Absent { addr: back })?;
         let page = self.memory.read(page)?;
         jump::load_way_back(back, &page, identity.window)?;
+        let Some(image) = image else {
+            return jump::leave();
+        };
+        let mark = |source| Error::Mark {
+            path: path.clone(),
+            source,
+        };
+        let file = OpenOptions::new().write(true).open(&path).map_err(mark)?;
         // From here on the image is stale, so nothing but the jump comes after.
-        if let Some(image) = image {
-            let file = OpenOptions::new().write(true).open(&path);
-            file.and_then(|file| image.mark_resumed(&file))
-                .map_err(|source| Error::Mark { path, source })?;
-        }
-        jump::leave()
+        image.mark_resumed(&file).map_err(mark)?;
+        jump::leave().inspect_err(|_| {
+            // The machine did not go on, so it can be tried again. If this fails too, it cannot.
+            let _ = image.unmark_resumed(&file);
+        })
     }
 }

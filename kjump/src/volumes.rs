@@ -172,33 +172,27 @@ pub(crate) fn record(volumes: &mut [Volume]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that nobody used any of `volumes` since the machine whose image is in `image` stood still.
-/// `here` are the volumes that the running kernel uses itself.
+/// Checks that nobody used `volume` since the machine whose image is in `image` stood still, and tells
+/// where it is. `here` are the volumes that the running kernel uses itself. The device may take `patience`
+/// to appear.
 ///
 /// # Errors
 ///
-/// [`Error::UsedVolume`], [`Error::MountedVolume`] or [`Error::UnreadVolume`] that names the first one that
-/// was, or cannot be looked at.
+/// [`Error::UsedVolume`], [`Error::MountedVolume`], or [`Error::UnreadVolume`] if it cannot be looked at.
 pub(crate) fn check(
-    volumes: &[Volume],
+    volume: &Volume,
     here: &[Volume],
     image: &Path,
     patience: Duration,
-) -> Result<(), Error> {
+) -> Result<String, Error> {
     let limit = Instant::now() + patience;
-    volumes
-        .iter()
-        .try_for_each(|volume| check_one(volume, here, image, limit))
-}
-
-fn check_one(volume: &Volume, here: &[Volume], image: &Path, limit: Instant) -> Result<(), Error> {
     let unread = |source| Error::UnreadVolume {
         volume: name(volume),
         used: volume.used.clone(),
         source,
     };
     let (digest, written) = match volume.state {
-        VolumeState::Exempt => return Ok(()),
+        VolumeState::Exempt => return Ok("not looked at, as it was asked for".to_owned()),
         VolumeState::Known { digest, written } => (digest, written),
         VolumeState::Pending => {
             let source = io::Error::other("the saving kernel did not look at it");
@@ -224,12 +218,12 @@ fn check_one(volume: &Volume, here: &[Volume], image: &Path, limit: Instant) -> 
             since: (since > written).then_some(Moment(since)),
             image: image.to_owned(),
         }),
-        _ => Ok(()),
+        _ => Ok(format!("as it was, on {}", path.display())),
     }
 }
 
 /// What people call a volume.
-fn name(volume: &Volume) -> String {
+pub(crate) fn name(volume: &Volume) -> String {
     if volume.uuid.is_empty() {
         format!("{} on {}", volume.kind, volume.device)
     } else {

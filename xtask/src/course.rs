@@ -13,6 +13,8 @@ pub(crate) enum Course {
     Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
+    /// A is saved, and C refuses to resume it on what is no longer the same machine, or has gone on.
+    Stale,
 }
 
 /// One boot of the machine, from power on to power off.
@@ -20,8 +22,29 @@ pub(crate) enum Course {
 pub(crate) struct Boot {
     /// Role of the guest's first process.
     pub(crate) role: &'static str,
+    /// Words that `kjump resume` has to say, where it is to refuse.
+    pub(crate) expect: Option<&'static str>,
     /// What has to happen, in this order.
     pub(crate) phases: Vec<Phase>,
+    /// Whether the power is cut when all of that has happened.
+    pub(crate) cut: bool,
+    /// How the machine differs from that of the other boots.
+    pub(crate) change: Change,
+}
+
+/// How a machine differs in one boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Not at all.
+    Nothing,
+    /// It has 64 MiB less memory.
+    Memory,
+    /// It is another product, by what its firmware says.
+    Product,
+    /// Its CPUs lack something.
+    Cpu,
+    /// Its kernel has these parameters besides.
+    Append(&'static str),
 }
 
 /// Something that happens to a machine, and how to see that it is done.
@@ -95,6 +118,28 @@ impl Course {
                 }
                 vec![Boot::new("bounce", &[&phases, &[VERIFY, OFF]])]
             }
+            Self::Stale => {
+                let saving = phase("B begins to save A's memory", "kjump: saving");
+                let interrupted = Boot {
+                    cut: true,
+                    ..Boot::new("hibernate", &[&[FILL, SAVE[0], saving]])
+                };
+                let refused = phase("C refuses to resume", "lab: verdict=ok");
+                let refusing = |change, expect: &'static str| Boot {
+                    change,
+                    ..Boot::expecting(expect, &[&[refused, OFF]])
+                };
+                vec![
+                    interrupted,
+                    refusing(Change::Nothing, "saving was interrupted"),
+                    Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]),
+                    refusing(Change::Memory, "made with other memory"),
+                    refusing(Change::Product, "made on another machine"),
+                    refusing(Change::Cpu, "which the kernel in the image uses"),
+                    refusing(Change::Append("no5lvl"), "made with 5-level paging"),
+                    Boot::new("stale", &[&[refused, OFF]]),
+                ]
+            }
             Self::Save => vec![Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]])],
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
@@ -112,7 +157,7 @@ impl Course {
     pub(crate) fn spoil(self) -> Option<&'static str> {
         match self {
             Self::Spoilt(thing) => Some(thing),
-            Self::Alone(_) | Self::Bounce | Self::Save | Self::Loop => None,
+            Self::Alone(_) | Self::Bounce | Self::Save | Self::Loop | Self::Stale => None,
         }
     }
 }
@@ -121,7 +166,18 @@ impl Boot {
     fn new(role: &'static str, phases: &[&[Phase]]) -> Self {
         Self {
             role,
+            expect: None,
             phases: phases.concat(),
+            cut: false,
+            change: Change::Nothing,
+        }
+    }
+
+    /// A boot in which `kjump resume` has to say `expect`.
+    fn expecting(expect: &'static str, phases: &[&[Phase]]) -> Self {
+        Self {
+            expect: Some(expect),
+            ..Self::new("refused", phases)
         }
     }
 }
@@ -144,8 +200,9 @@ mod tests {
             Course::Bounce,
             Course::Save,
             Course::Loop,
+            Course::Stale,
         ] {
-            for boot in course.boots(2) {
+            for boot in course.boots(2).iter().filter(|boot| !boot.cut) {
                 assert_eq!(boot.phases.last(), Some(&OFF), "{course:?}");
             }
         }

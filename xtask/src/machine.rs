@@ -24,6 +24,8 @@ pub(crate) struct Machine {
     pub(crate) platform: Platform,
     /// Disks, in the order in which the guest finds them.
     pub(crate) disks: Vec<PathBuf>,
+    /// What the firmware says that the product is.
+    pub(crate) product: &'static str,
     /// The bzImage to boot.
     pub(crate) kernel: PathBuf,
     /// Its initramfs.
@@ -85,6 +87,7 @@ impl Machine {
                 add(&["-numa", &format!("node,memdev={id}{node_of}")]);
             }
         }
+        add(&["-smbios", &format!("type=1,product={}", self.product)]);
         add(&["-chardev", "stdio,id=console,signal=off"]);
         add(&["-serial", "chardev:console"]);
         add(&[
@@ -155,6 +158,7 @@ mod tests {
             parallel: false,
             platform,
             disks: vec!["/a,b/data".into(), "/a,b/image".into()],
+            product: "lab",
             kernel: "/boot/kernel".into(),
             initramfs: "/boot/initramfs".into(),
             command_line: "console=ttyS0 panic=-1".to_owned(),

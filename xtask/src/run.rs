@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::build::{self, Binaries};
 use crate::check::Checked;
-use crate::course::{Boot, Phase};
+use crate::course::{Boot, Change, Phase};
 use crate::judge::judge;
 use crate::lab::Lab;
 use crate::machine::{Machine, Platform};
@@ -101,7 +101,7 @@ impl Runner<'_> {
             let machine = self.machine(run, boot, &parts);
             let log = runs_folder().join(format!("{}-{number}.log", run.label));
             let mut vm = Vm::start(&machine, &log, run.scenario.limit, self.verbose)?;
-            let transcript = follow(&mut vm, &boot.phases, watch)?;
+            let transcript = follow(&mut vm, boot, watch)?;
             boots.push(transcript);
         }
         judge(run, &boots, &parts.disks[0]).with_context(|| {
@@ -190,17 +190,33 @@ impl Runner<'_> {
         if !settings.append.is_empty() {
             words.push(settings.append.clone());
         }
+        if let Some(expect) = boot.expect {
+            // Parameters have no blanks.
+            let expect = expect.replace(' ', ",");
+            words.push(format!("lab.expect={expect}"));
+        }
+        let mut memory = settings.memory;
+        let mut cpu = settings.cpu.clone();
+        let mut product = "lab";
+        match boot.change {
+            Change::Nothing => {}
+            Change::Memory => memory -= 64,
+            Change::Product => product = "another",
+            Change::Cpu => cpu.push_str(",avx2=off"),
+            Change::Append(more) => words.push(more.to_owned()),
+        }
         if boot.role != "resume" {
             words.push("ip=10.0.2.15::10.0.2.2:255.255.255.0:lab:eth0:off".to_owned());
         }
         Machine {
-            memory: settings.memory,
+            memory,
             cpus: settings.cpus,
             nodes: settings.nodes,
-            cpu: settings.cpu.clone(),
+            cpu,
             parallel: settings.parallel,
             platform: parts.platform.clone(),
             disks: parts.disks.to_vec(),
+            product,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
             initramfs: parts.initramfs.clone(),
             command_line: words.join(" "),
@@ -208,15 +224,19 @@ impl Runner<'_> {
     }
 }
 
-/// Sees a machine through all of its phases, to its end.
-fn follow(vm: &mut Vm, phases: &[Phase], watch: &mut dyn FnMut(Event<'_>)) -> Result<Transcript> {
-    let mut transcript = Transcript::new(phases);
+/// Sees a machine through all of its phases, to its end; or to where its power is to be cut, which happens
+/// when the machine is dropped.
+fn follow(vm: &mut Vm, boot: &Boot, watch: &mut dyn FnMut(Event<'_>)) -> Result<Transcript> {
+    let mut transcript = Transcript::new(&boot.phases);
     while let Some(line) = vm.next_line()? {
         watch(Event::Said(&line.text));
         match transcript.add(line) {
             Step::Same => {}
             Step::Done(phase, took) => watch(Event::Done(&phase, took)),
             Step::Failed(why) => return Err(vm.failure(&format!("the guest failed:{why}"))),
+        }
+        if boot.cut && transcript.missing().is_none() {
+            return Ok(transcript);
         }
     }
     match transcript.missing() {

@@ -94,6 +94,16 @@ pub(crate) fn all() -> Vec<Scenario> {
         ),
         scenario("loop", "A → B, power off, C → D → A", Course::Loop),
         scenario(
+            "stale",
+            "what must not be resumed is refused: another machine, or one whose disks were used",
+            Course::Stale,
+        )
+        .on(Settings {
+            memory: 512,
+            fill: 20,
+            ..standard()
+        }),
+        scenario(
             "loop-big",
             "the loop with 4 GiB, most of them full of random content",
             Course::Loop,

@@ -156,7 +156,8 @@ fn volume(device: &Path) -> Volume {
 #[test]
 fn use_is_noticed() {
     let device = tempfile::NamedTempFile::new().unwrap();
-    let check = |volumes: &[Volume]| check(volumes, &[], Path::new("/image"), Duration::ZERO);
+    let check =
+        |volumes: &[Volume; 1]| check(&volumes[0], &[], Path::new("/image"), Duration::ZERO);
     fs::write(device.path(), vec![7; 5 << 20]).unwrap();
     let mut volumes = [volume(device.path())];
     assert!(matches!(check(&volumes), Err(Error::UnreadVolume { .. })));
@@ -191,7 +192,7 @@ fn what_is_gone_or_mounted_here_is_told() {
     let mut volumes = [volume(device.path())];
     record(&mut volumes).unwrap();
     let here = [volume(device.path())];
-    let check = |here: &[Volume]| check(&volumes, here, Path::new("/image"), Duration::ZERO);
+    let check = |here: &[Volume]| check(&volumes[0], here, Path::new("/image"), Duration::ZERO);
     assert!(matches!(check(&here), Err(Error::MountedVolume { .. })));
     // Another size, and it is not the same device.
     fs::write(device.path(), [7; 8192]).unwrap();

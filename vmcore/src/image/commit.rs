@@ -10,9 +10,14 @@ const MAGIC: &[u8; 8] = b"KJUMPEND";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// All of the core is on stable storage.
-    Committed,
+    Committed {
+        /// How often somebody set out to resume it.
+        attempts: u32,
+    },
     /// The machine went on from this image.
     Resumed,
+    /// Somebody gave it up.
+    Discarded,
 }
 
 /// The record for the image `id` with a core of `core_size` bytes.
@@ -21,10 +26,13 @@ pub(super) fn encode(id: ImageId, core_size: u64, state: State) -> Vec<u8> {
     record.raw(MAGIC);
     record.raw(&id.0);
     record.u64(core_size);
-    record.u32(match state {
-        State::Committed => 1,
-        State::Resumed => 2,
-    });
+    let (number, attempts) = match state {
+        State::Committed { attempts } => (1, attempts),
+        State::Resumed => (2, 0),
+        State::Discarded => (3, 0),
+    };
+    record.u32(number);
+    record.u32(attempts);
     seal(record, COMMIT_SIZE).unwrap_or_default()
 }
 
@@ -49,9 +57,10 @@ fn decode(record: &[u8], id: ImageId, core_size: u64) -> Option<State> {
     let magic: [u8; 8] = reader.array()?;
     let record_id = ImageId(reader.array()?);
     let record_core_size = reader.u64()?;
-    let state = match reader.u32()? {
-        1 => State::Committed,
-        2 => State::Resumed,
+    let state = match (reader.u32()?, reader.u32()?) {
+        (1, attempts) => State::Committed { attempts },
+        (2, _) => State::Resumed,
+        (3, _) => State::Discarded,
         _ => return None,
     };
     (&magic == MAGIC && record_id == id && record_core_size == core_size).then_some(state)

@@ -17,8 +17,9 @@
 //! 2. The saving kernel finds its id there, which proves that it has the right device, writes the
 //!    header with [`Stage::Saved`], the core, and, when all that is on stable storage, the commit
 //!    record: now the image is valid. If saving fails, the header says [`Stage::Failed`] and why.
-//! 3. Right before the jump back into the machine, the commit record is marked as resumed: from then on
-//!    the image is stale for ever.
+//! 3. Whoever sets out to resume the image counts that in the commit record.
+//! 4. Right before the jump back into the machine, the commit record is marked as resumed: from then on
+//!    the image is stale for ever. So it is when somebody discards it.
 
 mod commit;
 mod header;
@@ -144,6 +145,9 @@ pub enum ImageError {
         "the image was resumed already; the machine went on from there, and resuming it again would destroy its file systems"
     )]
     Resumed,
+    /// The image was given up.
+    #[error("the image was discarded")]
+    Discarded,
     /// The core in the image is not usable.
     #[error("the core in the image is not usable")]
     Core(#[from] CoreError),

@@ -15,6 +15,7 @@ pub struct Image<S> {
     source: S,
     identity: Identity,
     saved: Saved,
+    attempts: u32,
 }
 
 impl<S: ReadAt> Image<S> {
@@ -50,15 +51,17 @@ impl<S: ReadAt> Image<S> {
                 size: source.size(),
             });
         }
-        let resumable = match commit::read(&source, identity.id, saved.core_size) {
-            Ok(State::Committed) => Ok(()),
-            Ok(State::Resumed) => Err(ImageError::Resumed),
-            Err(error) => Err(error),
+        let (attempts, resumable) = match commit::read(&source, identity.id, saved.core_size) {
+            Ok(State::Committed { attempts }) => (attempts, Ok(())),
+            Ok(State::Resumed) => (0, Err(ImageError::Resumed)),
+            Ok(State::Discarded) => (0, Err(ImageError::Discarded)),
+            Err(error) => (0, Err(error)),
         };
         let image = Self {
             source,
             identity,
             saved,
+            attempts,
         };
         Ok((image, resumable))
     }
@@ -71,6 +74,11 @@ impl<S: ReadAt> Image<S> {
     /// What was saved.
     pub fn saved(&self) -> Saved {
         self.saved
+    }
+
+    /// How often somebody set out to resume it, and the machine did not go on.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
     }
 
     /// The core in the image.
@@ -108,9 +116,44 @@ impl<S: ReadAt> Image<S> {
     ///
     /// If the record could not be brought to stable storage; the image may then be valid or not.
     pub fn mark_resumed(&self, target: &File) -> io::Result<()> {
+        self.mark(target, State::Resumed)
+    }
+
+    /// Writes to `target`, which must hold this image, that somebody sets out to resume it once more. When
+    /// this returns, that is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// As [`mark_resumed`](Self::mark_resumed).
+    pub fn mark_attempt(&self, target: &File) -> io::Result<()> {
+        let attempts = self.attempts.saturating_add(1);
+        self.mark(target, State::Committed { attempts })
+    }
+
+    /// Takes back that the machine went on, since it did not.
+    ///
+    /// # Errors
+    ///
+    /// As [`mark_resumed`](Self::mark_resumed).
+    pub fn unmark_resumed(&self, target: &File) -> io::Result<()> {
+        let attempts = self.attempts;
+        self.mark(target, State::Committed { attempts })
+    }
+
+    /// Writes to `target`, which must hold this image, that it is given up. When this returns, that is on
+    /// stable storage, and the image will never be opened again.
+    ///
+    /// # Errors
+    ///
+    /// As [`mark_resumed`](Self::mark_resumed).
+    pub fn discard(&self, target: &File) -> io::Result<()> {
+        self.mark(target, State::Discarded)
+    }
+
+    fn mark(&self, target: &File, state: State) -> io::Result<()> {
         let offset = commit_offset(self.saved.core_size)
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let record = commit::encode(self.identity.id, self.saved.core_size, State::Resumed);
+        let record = commit::encode(self.identity.id, self.saved.core_size, state);
         target.write_all_at(&record, offset)?;
         target.sync_data()
     }

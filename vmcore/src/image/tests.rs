@@ -118,7 +118,11 @@ fn a_target_is_only_valid_when_committed() {
     let commit = target.len() - COMMIT_SIZE as usize;
 
     // The record of another image, as left by one that was there before.
-    let other = commit::encode(ImageId([9; 16]), core().1.size(), State::Committed);
+    let other = commit::encode(
+        ImageId([9; 16]),
+        core().1.size(),
+        State::Committed { attempts: 0 },
+    );
     target[commit..].copy_from_slice(&other);
     assert!(matches!(
         Image::open(target.clone()),
@@ -175,6 +179,32 @@ fn an_image_is_resumed_once() {
     image.mark_resumed(&file).unwrap();
     let again = Image::open(ReadFile::new(file).unwrap());
     assert!(matches!(again, Err(ImageError::Resumed)));
+}
+
+#[test]
+fn attempts_are_counted_until_it_goes_on() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&image()).unwrap();
+    let open = || Image::open(ReadFile::new(file.try_clone().unwrap()).unwrap());
+    for attempts in 0..3 {
+        let image = open().unwrap();
+        assert_eq!(image.attempts(), attempts);
+        image.mark_attempt(&file).unwrap();
+    }
+    let image = open().unwrap();
+    image.mark_resumed(&file).unwrap();
+    assert!(matches!(open(), Err(ImageError::Resumed)));
+    image.unmark_resumed(&file).unwrap();
+    assert_eq!(open().unwrap().attempts(), 3);
+}
+
+#[test]
+fn what_is_discarded_is_gone() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&image()).unwrap();
+    let open = || Image::open(ReadFile::new(file.try_clone().unwrap()).unwrap());
+    open().unwrap().discard(&file).unwrap();
+    assert!(matches!(open(), Err(ImageError::Discarded)));
 }
 
 /// A sink that fails after so many bytes, and counts what was synced before.

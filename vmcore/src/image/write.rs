@@ -104,9 +104,13 @@ pub fn write(
     sink.write_all(&[0; COMMIT_SIZE as usize][..padding as usize])
         .and_then(|()| sink.sync())
         .map_err(failed("the core"))?;
-    sink.write_all(&commit::encode(identity.id, core_size, State::Committed))
-        .and_then(|()| sink.sync())
-        .map_err(failed("the commit record"))
+    sink.write_all(&commit::encode(
+        identity.id,
+        core_size,
+        State::Committed { attempts: 0 },
+    ))
+    .and_then(|()| sink.sync())
+    .map_err(failed("the commit record"))
 }
 
 const _: () = assert!(HEADER_SIZE.is_multiple_of(COMMIT_SIZE));

@@ -14,7 +14,7 @@ use crate::witness::Witness;
 use crate::{console, machine};
 
 /// Where the file system is mounted.
-const MOUNT_POINT: &str = "/mnt";
+pub(crate) const MOUNT_POINT: &str = "/mnt";
 
 /// Half of the size of the file that is half written, in pages.
 const HALF: usize = 512;
@@ -167,7 +167,7 @@ impl Drop for Disk {
     }
 }
 
-fn mount_ext4(device: &str) -> Result<()> {
+pub(crate) fn mount_ext4(device: &str) -> Result<()> {
     mount(
         Some(device),
         MOUNT_POINT,

@@ -20,6 +20,8 @@ pub(crate) struct Parameters {
     pub(crate) window: Option<String>,
     /// `lab.spoil`: name of a thing to spoil before it is verified, which then has to fail.
     pub(crate) spoil: Option<String>,
+    /// `lab.expect`: words that `kjump resume` has to say, in lower case and with commas for spaces.
+    pub(crate) expect: String,
     /// `lab.append`: command line of the other kernels, with commas for spaces.
     pub(crate) append: String,
     /// `lab.keep_free`: whether free pages are saved too, as 0 or 1.
@@ -48,11 +50,15 @@ pub(crate) enum Role {
     /// Hold content and verify it, with nothing happening between; then spoil each thing and see that
     /// it is noticed.
     SelfCheck,
+    /// C, which must not resume A, and has to say why.
+    Refused,
+    /// C, which must not resume A after A's file system was used.
+    Stale,
 }
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 9] = [
+    const NAMES: [(&str, Self); 11] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("resume", Self::Resume),
@@ -62,6 +68,8 @@ impl Role {
         ("not-root", Self::NotRoot),
         ("save-fails", Self::SaveFails),
         ("self-check", Self::SelfCheck),
+        ("refused", Self::Refused),
+        ("stale", Self::Stale),
     ];
 }
 
@@ -78,6 +86,7 @@ impl Parameters {
             loops: 1,
             window: None,
             spoil: None,
+            expect: String::new(),
             append: String::new(),
             keep_free: false,
         };
@@ -100,6 +109,7 @@ impl Parameters {
                 "loops" => parameters.loops = value.parse().with_context(wrong)?,
                 "window" => parameters.window = Some(value.to_owned()),
                 "spoil" => parameters.spoil = Some(value.to_owned()),
+                "expect" => parameters.expect = value.replace(',', " ").to_lowercase(),
                 "append" => parameters.append = value.replace(',', " "),
                 "keep_free" => {
                     parameters.keep_free = match value {

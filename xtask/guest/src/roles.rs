@@ -15,7 +15,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{console, kjump, machine, refusals};
+use crate::{console, kjump, machine, refusals, stale};
 
 /// What C fills memory with.
 const JUNK: u64 = 0xdead_dead_dead_dead;
@@ -33,6 +33,8 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SaveFails => save_fails(parameters),
         Role::NotRoot => refusals::ask(refusals::NOT_ROOT),
         Role::SelfCheck => self_check(parameters),
+        Role::Refused => stale::refused(&parameters.expect),
+        Role::Stale => stale::stale(),
     }
 }
 

@@ -27,6 +27,9 @@ pub(crate) enum Verb {
         /// Print JSON: {"ready": bool, "findings": [{"check", "status", "detail", "remedy"}]}
         #[arg(long)]
         json: bool,
+        /// Say instead what would happen if this image were resumed now; "ready" then means that it can be
+        #[arg(long, value_name = "TARGET")]
+        image: Option<PathBuf>,
     },
     /// Load the kernel that saves this machine, without jumping to it
     ///
@@ -79,6 +82,14 @@ pub(crate) enum Verb {
     Resume(Resume),
     /// In the restoring kernel: write an image's memory back, and jump into it
     Restore(Restore),
+    /// Give an image up: it will never be resumed
+    Discard {
+        /// Block device or file that holds the image
+        target: PathBuf,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Say what an image or a core holds
     Inspect(Inspect),
     /// Write an initramfs that holds this very binary as /init, for the saving and restoring kernel
@@ -158,6 +169,14 @@ pub(crate) struct Resume {
     /// Block device or file that holds the image
     #[arg(long, value_name = "TARGET")]
     pub(crate) image: PathBuf,
+    /// Resume an image that was resumed already, or could not be three times. The machine in it then
+    /// wakes up as of back then: what it has open since, and all that talked to it, is out of step, and
+    /// the moment it writes to anything that went on without it, that is destroyed
+    #[arg(long)]
+    pub(crate) force_again: bool,
+    /// Take another kernel than the one that saved the machine
+    #[arg(long)]
+    pub(crate) other_kernel: bool,
     /// Check and plan everything, print the plan, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -171,6 +190,9 @@ pub(crate) struct Restore {
     /// What to restore to: /dev/mem, /dev/oldmem, or a plain file, where nothing is jumped to after
     #[arg(long, value_name = "MEMORY", default_value = "/dev/mem")]
     pub(crate) target: PathBuf,
+    /// Restore an image that was resumed already; see `kjump resume --help`
+    #[arg(long)]
+    pub(crate) force_again: bool,
     /// Check everything and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

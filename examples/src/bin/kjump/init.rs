@@ -29,12 +29,19 @@ pub(crate) fn is_init() -> bool {
 
 /// Plays the role, and ends with the machine elsewhere or off.
 pub(crate) fn run() -> ! {
+    // A machine that was saved is off. One that could not be restored boots again, and may try once more.
+    let mut end = RebootCommand::PowerOff;
     if let Err(error) = mount_all().and_then(|()| play()) {
         report::error(&error);
+        let line = machine::command_line().unwrap_or_default();
+        if Role::from_command_line(&line) == Some(Role::Restore) {
+            say!("the machine was not restored; booting again");
+            end = RebootCommand::Restart;
+        }
     }
-    // Nothing is left to do here: what could not be saved or restored is on the console above.
+    report::drain();
     nix::unistd::sync();
-    if let Err(error) = reboot(RebootCommand::PowerOff) {
+    if let Err(error) = reboot(end) {
         report::error(&error.into());
     }
     loop {
@@ -74,7 +81,8 @@ fn play() -> Result<()> {
             let id = CommandLine::value(&line, Role::ID_KEY)
                 .and_then(ImageId::from_hex)
                 .ok_or_else(|| anyhow!("no image: {}= is missing or wrong", Role::ID_KEY))?;
-            restore::restore_by_id(&find(&line, id)?, id)
+            let again = CommandLine::value(&line, Role::FORCE_KEY) == Some("again");
+            restore::restore_by_id(&find(&line, id)?, id, again)
         }
         Role::Back => match save::back()? {},
     }

@@ -6,6 +6,7 @@
 
 mod cli;
 mod convert;
+mod discard;
 mod doctor;
 mod hibernate;
 mod init;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Doctor { json } => return doctor::run(json),
+        Verb::Doctor { json, image } => return doctor::run(json, image.as_deref()),
         Verb::Load(load) => hibernate::load(&load)?,
         Verb::Hibernate {
             load,
@@ -61,6 +62,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         } => convert::run(&input, &output)?,
         Verb::Resume(resume) => resume::run(&resume)?,
         Verb::Restore(restore) => restore::run(&restore)?,
+        Verb::Discard { target, yes } => discard::run(&target, yes)?,
         Verb::Inspect(options) => inspect::run(&options)?,
         Verb::Initramfs { out } => role::write_initramfs(&out)?,
     }

@@ -12,7 +12,7 @@ use crate::report::{self, Meter, say, size};
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
-    let restoration = Restoration::open(&restore.image)?;
+    let restoration = open(&restore.image, restore.force_again)?;
     if !restore.dry_run {
         return self::restore(restoration, &restore.target);
     }
@@ -26,8 +26,8 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
 }
 
 /// Restores the image with this id, and jumps into it.
-pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
-    let restoration = Restoration::open(image)?;
+pub(crate) fn restore_by_id(image: &Path, id: ImageId, again: bool) -> Result<()> {
+    let restoration = open(image, again)?;
     let found = restoration.identity().id;
     ensure!(
         found == id,
@@ -35,6 +35,15 @@ pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
         image.display()
     );
     restore(restoration, Path::new(DevMem::PATH))
+}
+
+/// Opens an image, or one that was resumed already if that is asked for.
+fn open(image: &Path, again: bool) -> Result<Restoration> {
+    Ok(if again {
+        Restoration::open_again(image)?
+    } else {
+        Restoration::open(image)?
+    })
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.

@@ -29,6 +29,9 @@ impl Role {
     /// Which image is to be restored: device names may differ from one kernel to the next.
     pub(crate) const ID_KEY: &str = "kjump.id";
 
+    /// Whether an image is restored that was resumed already: `again`, or not.
+    pub(crate) const FORCE_KEY: &str = "kjump.force";
+
     /// Whether the pages that were free are saved too: `keep`, or not.
     pub(crate) const FREE_KEY: &str = "kjump.free";
 
