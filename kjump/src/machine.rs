@@ -91,10 +91,20 @@ fn platform(root: &Path) -> Result<Platform, Error> {
         board: firmware("board_name"),
         uuid: firmware("product_uuid"),
         cpu: field("model name"),
-        features: field("flags"),
+        features: features(&field("flags")),
         saver: String::new(),
         time: Moment::now().0,
     })
+}
+
+/// The features of the CPU among `flags`: some follow from the kernel's parameters and not from the CPU
+/// (`nopti` and `no5lvl`), and the depth of page tables is known by itself.
+fn features(flags: &str) -> String {
+    let features: Vec<&str> = flags
+        .split_whitespace()
+        .filter(|flag| !matches!(*flag, "la57" | "pti"))
+        .collect();
+    features.join(" ")
 }
 
 /// The most that is read of a file that the kernel shows.
@@ -281,7 +291,7 @@ mod tests {
         assert_eq!(machine.uptime, 93_784);
         assert_eq!(machine.platform.product, "Some Machine");
         assert_eq!(machine.platform.vendor, "");
-        assert_eq!(machine.platform.features, "fpu la57 lm");
+        assert_eq!(machine.platform.features, "fpu lm");
         assert_eq!(machine.volumes, []);
         assert_eq!(machine.rsdp, Some(PhysAddr::new(0x3f77_e014)));
         assert_eq!(machine.direct_map, Some(0xffff_8880_0000_0000));

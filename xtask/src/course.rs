@@ -13,6 +13,10 @@ pub(crate) enum Course {
     Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
+    /// Saving fails in this guest's role, and A goes on; then all goes well, as in [`Course::Loop`].
+    SaveFails(&'static str, Change),
+    /// B breaks down in this guest's role and says this, the machine restarts, and C finds no image.
+    Breakdown(&'static str, Change, &'static str),
     /// A is saved, and C refuses to resume it on what is no longer the same machine, or has gone on.
     Stale,
 }
@@ -30,6 +34,10 @@ pub(crate) struct Boot {
     pub(crate) cut: bool,
     /// How the machine differs from that of the other boots.
     pub(crate) change: Change,
+    /// Whether it has a watchdog.
+    pub(crate) watchdog: bool,
+    /// Whether a kernel is to break down in it.
+    pub(crate) crash: bool,
 }
 
 /// How a machine differs in one boot.
@@ -45,6 +53,12 @@ pub(crate) enum Change {
     Cpu,
     /// Its kernel has these parameters besides.
     Append(&'static str),
+    /// The disk for the image takes so many bytes a second.
+    SlowDisk(u64),
+    /// A write to the disk for the image fails, once.
+    WriteFails,
+    /// The disk for the image vanishes while B saves, and comes back when A says `lab: gone=`.
+    Vanishes,
 }
 
 /// Something that happens to a machine, and how to see that it is done.
@@ -119,9 +133,10 @@ impl Course {
                 vec![Boot::new("bounce", &[&phases, &[VERIFY, OFF]])]
             }
             Self::Stale => {
-                let saving = phase("B begins to save A's memory", "kjump: saving");
+                let saving = phase("B has saved a part of A's memory", " s left");
                 let interrupted = Boot {
                     cut: true,
+                    change: Change::SlowDisk(8 << 20),
                     ..Boot::new("hibernate", &[&[FILL, SAVE[0], saving]])
                 };
                 let refused = phase("C refuses to resume", "lab: verdict=ok");
@@ -140,6 +155,34 @@ impl Course {
                     Boot::new("stale", &[&[refused, OFF]]),
                 ]
             }
+            Self::SaveFails(role, change) => {
+                let failing = [
+                    SAVE[0],
+                    phase("B fails to save A, and jumps back", "kjump: jumping back"),
+                    phase("A goes on, and hears why", "lab: refused."),
+                    phase(
+                        "A compares what it holds with what it held",
+                        "lab: unharmed=",
+                    ),
+                ];
+                let first = Boot {
+                    change,
+                    ..Boot::new(role, &[&[FILL], &failing, &SAVE, &[OFF]])
+                };
+                let last = Boot::new("resume", &[&RESUME, &[VERIFY, OFF]]);
+                vec![first, last]
+            }
+            Self::Breakdown(role, change, mark) => {
+                let restart = phase("B breaks down, and the machine restarts", mark);
+                let first = Boot {
+                    change,
+                    watchdog: true,
+                    crash: true,
+                    ..Boot::new(role, &[&[FILL, SAVE[0], restart]])
+                };
+                let refused = phase("C refuses to resume", "lab: verdict=ok");
+                vec![first, Boot::expecting("", &[&[refused, OFF]])]
+            }
             Self::Save => vec![Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]])],
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
@@ -157,7 +200,13 @@ impl Course {
     pub(crate) fn spoil(self) -> Option<&'static str> {
         match self {
             Self::Spoilt(thing) => Some(thing),
-            Self::Alone(_) | Self::Bounce | Self::Save | Self::Loop | Self::Stale => None,
+            Self::Alone(_)
+            | Self::Bounce
+            | Self::Save
+            | Self::Loop
+            | Self::Stale
+            | Self::SaveFails(..)
+            | Self::Breakdown(..) => None,
         }
     }
 }
@@ -170,6 +219,8 @@ impl Boot {
             phases: phases.concat(),
             cut: false,
             change: Change::Nothing,
+            watchdog: false,
+            crash: false,
         }
     }
 

@@ -20,7 +20,12 @@ pub(crate) const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> {
     let rounds = match run.scenario.course {
         Course::Loop | Course::Bounce => run.settings.loops as usize,
-        Course::Alone(_) | Course::Spoilt(_) | Course::Save | Course::Stale => 0,
+        Course::Alone(_)
+        | Course::Spoilt(_)
+        | Course::Save
+        | Course::Stale
+        | Course::Breakdown(..) => 0,
+        Course::SaveFails(..) => 1,
     };
     // Two machines, one after the other, are not the same.
     if !matches!(run.scenario.course, Course::Stale) {

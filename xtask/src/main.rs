@@ -9,6 +9,7 @@ mod analysis;
 mod build;
 mod check;
 mod console;
+mod control;
 mod course;
 mod demo;
 mod disk;

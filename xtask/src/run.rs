@@ -12,12 +12,12 @@ use crate::check::Checked;
 use crate::course::{Boot, Change, Phase};
 use crate::judge::judge;
 use crate::lab::Lab;
-use crate::machine::{Machine, Platform};
+use crate::machine::{Fault, Machine, Platform};
 use crate::qemu::Vm;
 use crate::scenario::Scenario;
 use crate::settings::Settings;
 use crate::transcript::{Step, Transcript};
-use crate::{disk, runs_folder};
+use crate::{control, disk, runs_folder};
 
 /// Size of the disk that A's file system is on, in MiB.
 const DATA_DISK: u64 = 64;
@@ -67,6 +67,10 @@ struct Parts {
     /// A's file system, the image, and a disk that is too small for an image.
     disks: [PathBuf; 3],
     platform: Platform,
+    /// What `blkdebug` is to do.
+    rules: PathBuf,
+    /// Where QEMU listens for commands.
+    control: PathBuf,
 }
 
 impl Run {
@@ -101,7 +105,10 @@ impl Runner<'_> {
             let machine = self.machine(run, boot, &parts);
             let log = runs_folder().join(format!("{}-{number}.log", run.label));
             let mut vm = Vm::start(&machine, &log, run.scenario.limit, self.verbose)?;
-            let transcript = follow(&mut vm, boot, watch)?;
+            if boot.crash {
+                vm.tolerate_crashes();
+            }
+            let transcript = follow(&mut vm, boot, &machine, watch)?;
             boots.push(transcript);
         }
         judge(run, &boots, &parts.disks[0]).with_context(|| {
@@ -153,7 +160,11 @@ impl Runner<'_> {
         } else {
             Platform::Bios
         };
+        let rules = path("blkdebug");
+        fs::write(&rules, Fault::WRITE).context("writing the rules of blkdebug")?;
         Ok(Parts {
+            control: path("control"),
+            rules,
             folder,
             initramfs,
             disks: [data, image, small],
@@ -198,12 +209,16 @@ impl Runner<'_> {
         let mut memory = settings.memory;
         let mut cpu = settings.cpu.clone();
         let mut product = "lab";
+        let mut fault = Fault::None;
         match boot.change {
             Change::Nothing => {}
             Change::Memory => memory -= 64,
             Change::Product => product = "another",
             Change::Cpu => cpu.push_str(",avx2=off"),
             Change::Append(more) => words.push(more.to_owned()),
+            Change::SlowDisk(bytes) => fault = Fault::Slow(bytes),
+            Change::WriteFails => fault = Fault::Write(parts.rules.clone()),
+            Change::Vanishes => fault = Fault::Slow(16 << 20),
         }
         if boot.role != "resume" {
             words.push("ip=10.0.2.15::10.0.2.2:255.255.255.0:lab:eth0:off".to_owned());
@@ -217,6 +232,9 @@ impl Runner<'_> {
             platform: parts.platform.clone(),
             disks: parts.disks.to_vec(),
             product,
+            fault,
+            control: (boot.change == Change::Vanishes).then(|| parts.control.clone()),
+            watchdog: boot.watchdog,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
             initramfs: parts.initramfs.clone(),
             command_line: words.join(" "),
@@ -226,10 +244,25 @@ impl Runner<'_> {
 
 /// Sees a machine through all of its phases, to its end; or to where its power is to be cut, which happens
 /// when the machine is dropped.
-fn follow(vm: &mut Vm, boot: &Boot, watch: &mut dyn FnMut(Event<'_>)) -> Result<Transcript> {
+fn follow(
+    vm: &mut Vm,
+    boot: &Boot,
+    machine: &Machine,
+    watch: &mut dyn FnMut(Event<'_>),
+) -> Result<Transcript> {
+    let mut gone = false;
     let mut transcript = Transcript::new(&boot.phases);
     while let Some(line) = vm.next_line()? {
         watch(Event::Said(&line.text));
+        if let Some(control) = &machine.control {
+            if !gone && line.text.contains(" s left") {
+                gone = true;
+                control::resize(control, 512)?;
+            }
+            if line.text.contains("lab: gone=") {
+                control::resize(control, (u64::from(machine.memory) * 5 / 4) << 20)?;
+            }
+        }
         match transcript.add(line) {
             Step::Same => {}
             Step::Done(phase, took) => watch(Event::Done(&phase, took)),

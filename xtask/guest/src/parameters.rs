@@ -54,11 +54,21 @@ pub(crate) enum Role {
     Refused,
     /// C, which must not resume A after A's file system was used.
     Stale,
+    /// A, whose image does not fit, and then does.
+    SaveFull,
+    /// A, whose image cannot be written, and then can.
+    SaveIoError,
+    /// A, whose disk for the image vanishes, and comes back.
+    SaveVanishes,
+    /// A, whose B panics.
+    SavePanics,
+    /// A, whose B hangs.
+    SaveHangs,
 }
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 11] = [
+    const NAMES: [(&str, Self); 16] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("resume", Self::Resume),
@@ -70,6 +80,11 @@ impl Role {
         ("self-check", Self::SelfCheck),
         ("refused", Self::Refused),
         ("stale", Self::Stale),
+        ("save-full", Self::SaveFull),
+        ("save-io-error", Self::SaveIoError),
+        ("save-vanishes", Self::SaveVanishes),
+        ("save-panics", Self::SavePanics),
+        ("save-hangs", Self::SaveHangs),
     ];
 }
 

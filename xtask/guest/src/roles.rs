@@ -15,7 +15,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{console, kjump, machine, refusals, stale};
+use crate::{console, kjump, machine, refusals, save, stale};
 
 /// What C fills memory with.
 const JUNK: u64 = 0xdead_dead_dead_dead;
@@ -35,6 +35,11 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SelfCheck => self_check(parameters),
         Role::Refused => stale::refused(&parameters.expect),
         Role::Stale => stale::stale(),
+        Role::SaveFull => fail_and_hibernate(parameters, save::full),
+        Role::SaveIoError => fail_and_hibernate(parameters, save::io_error),
+        Role::SaveVanishes => fail_and_hibernate(parameters, save::vanishes),
+        Role::SavePanics => break_down(parameters, "rdinit=/none"),
+        Role::SaveHangs => break_down(parameters, "kjump.patience=15"),
     }
 }
 
@@ -76,6 +81,38 @@ fn leave_and_come_back(parameters: &Parameters, jump: impl Fn() -> Result<()>) -
         witness::verify(&mut witnesses)?;
     }
     Ok(())
+}
+
+/// A hibernates, which `fail` sees fail; all must be well then, and be so after it is tried again.
+fn fail_and_hibernate(parameters: &Parameters, fail: fn(&Parameters) -> Result<()>) -> Result<()> {
+    let mut witnesses = witnesses(parameters)?;
+    witness::before(&mut witnesses)?;
+    console::report("ready", "to fail");
+    fail(parameters)?;
+    witness::verify(&mut witnesses)?;
+    console::report("unharmed", "yes");
+    witness::before(&mut witnesses)?;
+    kjump::run(&save::hibernate(parameters, &disk::image_disk()?))?;
+    witness::verify(&mut witnesses)
+}
+
+/// A jumps to B, which does not come back and does not save it either.
+fn break_down(parameters: &Parameters, append: &str) -> Result<()> {
+    let mut witnesses = witnesses(parameters)?;
+    witness::before(&mut witnesses)?;
+    console::report("ready", "to break down");
+    let image = disk::image_disk()?;
+    let append = format!("no_timer_check {append}");
+    kjump::run(&[
+        "hibernate",
+        "--image",
+        &image,
+        "--kernel",
+        kjump::KERNEL,
+        "--append",
+        &append,
+    ])?;
+    bail!("kjump hibernate returned")
 }
 
 /// A jumps to B, which cannot save it: its device has lost what A prepared there. So B comes back.

@@ -24,7 +24,7 @@ pub(crate) fn refused(expect: &str) -> Result<()> {
 }
 
 /// Runs `kjump` with `arguments`, which has to fail and say `expect`.
-fn fails(arguments: &[&str], expect: &str) -> Result<()> {
+pub(crate) fn fails(arguments: &[&str], expect: &str) -> Result<()> {
     let outcome = kjump::try_run(arguments, 0)?;
     let what = arguments.join(" ");
     console::report(&format!("refused.{}", arguments[0]), &outcome.output);

@@ -15,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 use crate::cli::SaveFormat;
 use crate::report::{self, say};
 use crate::role::Role;
-use crate::{restore, save};
+use crate::{patience, restore, save};
 
 /// How long a device may take to appear: disks are found while init already runs.
 const DEVICE_LIMIT: Duration = Duration::from_secs(30);
@@ -70,6 +70,7 @@ fn play() -> Result<()> {
         thread::available_parallelism().map_or(1, usize::from)
     );
     let line = machine::command_line()?;
+    patience::begin(&line);
     let role = Role::from_command_line(&line)
         .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
     match role {
@@ -109,6 +110,7 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
     }
     say!("jumping back");
     report::drain();
+    patience::end();
     let never: Infallible = sleeper.jump_back()?;
     match never {}
 }

@@ -12,6 +12,7 @@ mod hibernate;
 mod init;
 mod inspect;
 mod map;
+mod patience;
 mod report;
 mod restore;
 mod resume;

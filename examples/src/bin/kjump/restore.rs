@@ -8,6 +8,7 @@ use kjump::restore::DevMem;
 use kjump::{Restoration, open_memory};
 
 use crate::cli;
+use crate::patience;
 use crate::report::{self, Meter, say, size};
 
 /// `kjump restore`
@@ -64,5 +65,6 @@ fn restore(restoration: Restoration, target: &Path) -> Result<()> {
     say!("memory restored");
     say!("jumping back");
     report::drain();
+    patience::end();
     match restored.jump_back()? {}
 }

@@ -13,6 +13,7 @@ use kjump::memory::image::Sink;
 use kjump::{Progress, Sleeper};
 
 use crate::cli::SaveFormat;
+use crate::patience;
 use crate::report::{self, Meter, say};
 
 /// `kjump save`
@@ -126,5 +127,6 @@ pub(crate) fn back() -> Result<Infallible> {
     let sleeper = Sleeper::find()?;
     say!("jumping back");
     report::drain();
+    patience::end();
     Ok(sleeper.jump_back()?)
 }
