@@ -157,7 +157,6 @@ impl Course {
             }
             Self::SaveFails(role, change) => {
                 let failing = [
-                    SAVE[0],
                     phase("B fails to save A, and jumps back", "kjump: jumping back"),
                     phase("A goes on, and hears why", "lab: refused."),
                     phase(

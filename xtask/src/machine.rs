@@ -56,7 +56,7 @@ pub(crate) enum Fault {
 impl Fault {
     /// What a file for `blkdebug` has to say for [`Fault::Write`] (`docs/devel/blkdebug.rst` in QEMU): 5 is
     /// `EIO`.
-    pub(crate) const WRITE: &str = "[inject-error]\nevent = \"none\"\niotype = \"write\"\n\
+    pub(crate) const WRITE: &str = "[inject-error]\nevent = \"pwritev\"\n\
                                     errno = \"5\"\nsector = \"40000\"\nonce = \"on\"\n";
 }
 
