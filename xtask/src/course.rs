@@ -211,7 +211,7 @@ impl Course {
 }
 
 impl Boot {
-    fn new(role: &'static str, phases: &[&[Phase]]) -> Self {
+    pub(crate) fn new(role: &'static str, phases: &[&[Phase]]) -> Self {
         Self {
             role,
             expect: None,

@@ -1,5 +1,6 @@
 //! Judges what the boots of a machine said, and what they left on its disk.
 
+use std::borrow::Borrow;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -42,12 +43,19 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
 }
 
 /// All that the guest reported about `key`, over all boots.
-fn values<'a>(boots: &'a [Transcript], key: &str) -> Vec<&'a str> {
-    boots.iter().flat_map(|boot| boot.values(key)).collect()
+fn values<'a>(boots: &'a [impl Borrow<Transcript>], key: &str) -> Vec<&'a str> {
+    boots
+        .iter()
+        .flat_map(|boot| boot.borrow().values(key))
+        .collect()
 }
 
 /// Fails unless A said at least `rounds` times what it holds of `thing`, and always the same.
-fn is_unchanged(boots: &[Transcript], thing: &str, rounds: usize) -> Result<()> {
+pub(crate) fn is_unchanged(
+    boots: &[impl Borrow<Transcript>],
+    thing: &str,
+    rounds: usize,
+) -> Result<()> {
     let before = values(boots, &format!("before.{thing}"));
     let after = values(boots, &format!("after.{thing}"));
     ensure!(

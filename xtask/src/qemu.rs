@@ -107,6 +107,15 @@ impl Vm {
         }
     }
 
+    /// As [`next_line`](Self::next_line), but `None` at `until` too. A crash is no error then.
+    pub(crate) fn next_line_until(&mut self, until: Instant) -> Result<Option<Line>> {
+        match self.receive(until) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+        }
+    }
+
     /// An error that tells where the log is, and its end.
     pub(crate) fn failure(&self, what: &str) -> anyhow::Error {
         let mut message = format!("{what}\nthe last lines of {}:", self.log.display());

@@ -60,12 +60,12 @@ pub(crate) enum Event<'a> {
 }
 
 /// Files that a machine is made of.
-struct Parts {
+pub(crate) struct Parts {
     /// Where they are; gone with this value.
     folder: TempDir,
     initramfs: PathBuf,
     /// A's file system, the image, and a disk that is too small for an image.
-    disks: [PathBuf; 3],
+    pub(crate) disks: [PathBuf; 3],
     platform: Platform,
     /// What `blkdebug` is to do.
     rules: PathBuf,
@@ -130,7 +130,8 @@ impl Runner<'_> {
         Ok(boots)
     }
 
-    fn make_parts(&self, run: &Run) -> Result<Parts> {
+    /// Makes new disks, and all else that a machine needs.
+    pub(crate) fn make_parts(&self, run: &Run) -> Result<Parts> {
         let settings = &run.settings;
         let runs = runs_folder();
         fs::create_dir_all(&runs).with_context(|| format!("creating {}", runs.display()))?;
@@ -172,7 +173,8 @@ impl Runner<'_> {
         })
     }
 
-    fn machine(&self, run: &Run, boot: &Boot, parts: &Parts) -> Machine {
+    /// The machine in this boot.
+    pub(crate) fn machine(&self, run: &Run, boot: &Boot, parts: &Parts) -> Machine {
         let settings = &run.settings;
         let mut words = vec![
             // A kernel that panics resets the machine, which ends it; the guest's reports, which go

@@ -54,6 +54,8 @@ pub(crate) enum Role {
     Refused,
     /// C, which must not resume A after A's file system was used.
     Stale,
+    /// C after a power cut, which resumes A, or boots normally if there is nothing to resume.
+    Recover,
     /// A, whose image does not fit, and then does.
     SaveFull,
     /// A, whose image cannot be written, and then can.
@@ -68,7 +70,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 16] = [
+    const NAMES: [(&str, Self); 17] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("resume", Self::Resume),
@@ -80,6 +82,7 @@ impl Role {
         ("self-check", Self::SelfCheck),
         ("refused", Self::Refused),
         ("stale", Self::Stale),
+        ("recover", Self::Recover),
         ("save-full", Self::SaveFull),
         ("save-io-error", Self::SaveIoError),
         ("save-vanishes", Self::SaveVanishes),
