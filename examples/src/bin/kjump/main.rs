@@ -6,11 +6,13 @@
 
 mod cli;
 mod convert;
+mod discard;
 mod doctor;
 mod hibernate;
 mod init;
 mod inspect;
 mod map;
+mod patience;
 mod report;
 mod restore;
 mod resume;
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Doctor { json } => return doctor::run(json),
+        Verb::Doctor { json, image } => return doctor::run(json, image.as_deref()),
         Verb::Load(load) => hibernate::load(&load, measure)?,
         Verb::Hibernate {
             load,
@@ -58,6 +60,7 @@ fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
         Verb::Verify { image } => verify::run(&image)?,
         Verb::Resume(resume) => resume::run(&resume, measure)?,
         Verb::Restore(restore) => restore::run(&restore)?,
+        Verb::Discard { target, yes } => discard::run(&target, yes)?,
         Verb::Inspect(options) => inspect::run(&options)?,
         Verb::Initramfs { out } => role::write_initramfs(&out)?,
     }

@@ -8,12 +8,13 @@ use kjump::restore::DevMem;
 use kjump::{Restoration, Verify, open_memory};
 
 use crate::cli;
+use crate::patience;
 use crate::report::{self, Meter, say, size};
 use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
-    let restoration = Restoration::open(&restore.image)?;
+    let restoration = open(&restore.image, restore.force_again)?;
     if !restore.dry_run {
         return self::restore(restoration, &restore.target, restore.verify, None);
     }
@@ -29,26 +30,35 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     Ok(())
 }
 
-/// Restores the image with this id, and jumps into it.
-pub(crate) fn restore_by_id(
-    image: &Path,
-    id: ImageId,
-    verify: Verify,
-    stopwatch: Stopwatch,
-) -> Result<()> {
-    let restoration = Restoration::open(image)?;
+/// Opens the image with this id, or one that was resumed already if that is asked for.
+pub(crate) fn open_by_id(image: &Path, id: ImageId, again: bool) -> Result<Restoration> {
+    let restoration = open(image, again)?;
     let found = restoration.identity().id;
     ensure!(
         found == id,
         "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
         image.display()
     );
-    restore(
-        restoration,
-        Path::new(DevMem::PATH),
-        verify,
-        Some(stopwatch),
-    )
+    Ok(restoration)
+}
+
+/// Restores an image to memory, and jumps into it.
+pub(crate) fn restore_memory(
+    restoration: Restoration,
+    verify: Verify,
+    stopwatch: Stopwatch,
+) -> Result<()> {
+    let target = Path::new(DevMem::PATH);
+    restore(restoration, target, verify, Some(stopwatch))
+}
+
+/// Opens an image, or one that was resumed already if that is asked for.
+fn open(image: &Path, again: bool) -> Result<Restoration> {
+    Ok(if again {
+        Restoration::open_again(image)?
+    } else {
+        Restoration::open(image)?
+    })
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.
@@ -81,6 +91,7 @@ fn restore(
     }
     say!("jumping back");
     report::drain();
+    patience::end();
     match restored.jump_back()? {}
 }
 

@@ -32,6 +32,9 @@ impl Role {
     /// When the kernel before began to leave, as a [`Departure`](kjump::Departure).
     pub(crate) const CLOCK_KEY: &str = "kjump.clock";
 
+    /// Whether an image is restored that was resumed already: `again`, or not.
+    pub(crate) const FORCE_KEY: &str = "kjump.force";
+
     /// Whether the pages that were free are saved too: `keep`, or not.
     pub(crate) const FREE_KEY: &str = "kjump.free";
 
