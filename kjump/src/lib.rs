@@ -53,6 +53,7 @@ mod error;
 mod hibernation;
 mod jump;
 pub mod machine;
+pub mod protocol;
 mod restoration;
 mod resumption;
 mod sleeper;
@@ -60,8 +61,9 @@ mod target;
 
 pub use device::DeviceReader;
 pub use error::Error;
-pub use hibernation::{Hibernation, Prepared};
+pub use hibernation::{Hibernation, Prepared, random_id};
 pub use jump::{jump, jump_back};
+pub use protocol::Protocol;
 pub use restoration::{Restoration, Restored, open_memory};
 pub use resumption::Resumption;
 pub use sleeper::Sleeper;
