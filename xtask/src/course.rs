@@ -1,5 +1,9 @@
 //! What happens to a machine in a scenario: boots, and the phases of each.
 
+use anyhow::Result;
+
+use crate::rfc::Stage;
+
 /// What happens to a machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Course {
@@ -13,6 +17,9 @@ pub(crate) enum Course {
     Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
+    /// Shell scripts play all parts; the function boots the machine as often as that takes, and tells what
+    /// came of it.
+    Play(fn(&Stage<'_>) -> Result<String>),
 }
 
 /// One boot of the machine, from power on to power off.
@@ -78,6 +85,8 @@ impl Course {
     pub(crate) fn boots(self, loops: u32) -> Vec<Boot> {
         let again = loops.saturating_sub(1);
         match self {
+            // It boots by itself.
+            Self::Play(_) => Vec::new(),
             Self::Alone(role) => {
                 let well = phase("it boots and finds all well", "lab: verdict=ok");
                 vec![Boot::new(role, &[&[well, OFF]])]
@@ -112,7 +121,7 @@ impl Course {
     pub(crate) fn spoil(self) -> Option<&'static str> {
         match self {
             Self::Spoilt(thing) => Some(thing),
-            Self::Alone(_) | Self::Bounce | Self::Save | Self::Loop => None,
+            Self::Alone(_) | Self::Bounce | Self::Save | Self::Loop | Self::Play(_) => None,
         }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> {
     let rounds = match run.scenario.course {
         Course::Loop | Course::Bounce => run.settings.loops as usize,
-        Course::Alone(_) | Course::Spoilt(_) | Course::Save => 0,
+        Course::Alone(_) | Course::Spoilt(_) | Course::Save | Course::Play(_) => 0,
     };
     for thing in UNCHANGED {
         is_unchanged(boots, thing, rounds)?;

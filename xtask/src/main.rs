@@ -16,7 +16,9 @@ mod judge;
 mod lab;
 mod machine;
 mod makedumpfile;
+mod module;
 mod qemu;
+mod rfc;
 mod run;
 mod scenario;
 mod settings;
@@ -57,6 +59,11 @@ const TASKS: &[Task] = &[
         name: "vm",
         summary: "run one scenario, with any kernel, machine and memory",
         run: vm::main,
+    },
+    Task {
+        name: "rfc",
+        summary: "go through the 2007 mail with `kexec` and `krestore`, and compare with kexec-tools",
+        run: rfc::main,
     },
     Task {
         name: "analyse",

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::check::{self, Checked};
 use crate::course::Course;
 use crate::lab::Kernel;
+use crate::rfc;
 use crate::settings::Settings;
 use crate::transcript::Transcript;
 
@@ -270,6 +271,18 @@ pub(crate) fn all() -> Vec<Scenario> {
         })
         .judged_by(chose_the_window)
         .checked_by(check::tools),
+        scenario(
+            "rfc",
+            "the thirteen steps of the 2007 mail, by shell scripts with kexec and krestore",
+            Course::Play(rfc::play),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "rfc-crashkernel",
+            "the same with B and D in memory that crashkernel= reserves",
+            Course::Play(rfc::play_reserved),
+        )
+        .on(rfc::settings()),
     ]
 }
 
