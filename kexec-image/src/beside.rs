@@ -276,7 +276,10 @@ fn cover<'a>(
 
 /// Checks that the machine takes a plan of this size (`sanity_check_segment_list` in
 /// `kernel/kexec_core.c`).
-pub(crate) fn allowed<'a>(machine: &Machine, plan: LoadPlan<'a>) -> Result<LoadPlan<'a>, PlanError> {
+pub(crate) fn allowed<'a>(
+    machine: &Machine,
+    plan: LoadPlan<'a>,
+) -> Result<LoadPlan<'a>, PlanError> {
     let half = machine.iomem.ram().bytes() / 2;
     if plan.bytes() > half {
         return Err(PlanError::MoreThanHalf {

@@ -61,10 +61,7 @@ impl<'a> LoadPlan<'a> {
         let mut cmdline = CommandLine::new();
         cmdline
             .append(&format!("elfcorehdr={:#x}", core_at.start()))
-            .append(&format!(
-                "{BACKUP_KEY}={}K",
-                backup_at.start().get() >> 10
-            ));
+            .append(&format!("{BACKUP_KEY}={}K", backup_at.start().get() >> 10));
         let (entry, mut segments) = assemble(
             machine,
             identity,

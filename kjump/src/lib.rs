@@ -9,6 +9,8 @@
 //! | C | is booted later; loads D where B was, and leaves for it | [`Resumption`] |
 //! | D | writes A's memory back and jumps into A | [`Restoration`] |
 //!
+//! A kernel B that was loaded for panics sees a machine that will not go on: [`Crashed`].
+//!
 //! A goes on where its jump was, with a return value. All four can be the same kernel file.
 //!
 //! ```no_run
@@ -47,6 +49,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod crashed;
 mod device;
 pub mod doctor;
 mod error;
@@ -59,6 +62,7 @@ mod resumption;
 mod sleeper;
 mod target;
 
+pub use crashed::Crashed;
 pub use device::DeviceReader;
 pub use error::Error;
 pub use hibernation::{Hibernation, Prepared, random_id};

@@ -105,8 +105,11 @@ fn firmware_map(root: &Path) -> Option<String> {
         let address = |name| u64::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
         let (start, end) = (address("start")?, address("end")?);
         let kind = match field("type")?.as_str() {
-            known @ ("System RAM" | "ACPI Tables" | "ACPI Non-volatile Storage"
-            | "Unusable memory" | "Persistent Memory") => known.to_owned(),
+            known @ ("System RAM"
+            | "ACPI Tables"
+            | "ACPI Non-volatile Storage"
+            | "Unusable memory"
+            | "Persistent Memory") => known.to_owned(),
             _ => "Reserved".to_owned(),
         };
         text.push_str(&format!("{start:08x}-{end:08x} : {kind}\n"));

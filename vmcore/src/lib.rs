@@ -11,6 +11,7 @@
 //!   memory; above all, which pages were free.
 //! * [`Swap`] and [`View`]: what changed places when a machine jumped, and its memory with that undone.
 //! * [`Saved`] and [`SavedFile`]: all of this for a machine, whatever file it was saved to.
+//! * [`DumpLevel`]: what of a machine that crashed is of no interest.
 //! * [`image`]: the hibernation image, a core between a header that tells what machine it is and a
 //!   record that makes it valid.
 //!
@@ -26,6 +27,7 @@
 
 mod address;
 mod classify;
+mod dump_level;
 pub mod elf;
 #[cfg(test)]
 mod fake_machine;
@@ -47,6 +49,7 @@ mod vmcoreinfo;
 
 pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
 pub use classify::{Classifier, Counts, for_each_run};
+pub use dump_level::{DumpLevel, DumpLevelError};
 pub use file::{FileError, Format, SavedFile};
 pub use iomem::{IoMem, IoMemEntry, IoMemError};
 pub use mapped::MappedFile;

@@ -54,7 +54,11 @@ pub(crate) fn oldmem(lab: &Lab, kernel: Kernel) -> Result<PathBuf> {
     for source in SOURCES {
         fs::copy(folder.join(source), module.join(source))?;
     }
-    run(Command::new("tar").arg("-xf").arg(&headers).arg("-C").arg(&tree))?;
+    run(Command::new("tar")
+        .arg("-xf")
+        .arg(&headers)
+        .arg("-C")
+        .arg(&tree))?;
     run(Command::new("make")
         .arg("-C")
         .arg(&tree)
@@ -72,7 +76,9 @@ pub(crate) fn oldmem(lab: &Lab, kernel: Kernel) -> Result<PathBuf> {
 /// Runs a command, and shows what it printed if it fails.
 fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("starting {name}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("starting {name}"))?;
     if !output.status.success() {
         bail!(
             "{name} failed: {}\n{}{}",
@@ -92,7 +98,10 @@ mod tests {
     #[test]
     fn all_that_the_module_is_made_of_is_there() {
         let folder: &Path = &workspace().join("oldmem");
-        for file in SOURCES.into_iter().chain(["dkms.conf", "README.md", "COPYING"]) {
+        for file in SOURCES
+            .into_iter()
+            .chain(["dkms.conf", "README.md", "COPYING"])
+        {
             assert!(folder.join(file).exists(), "{file}");
         }
     }

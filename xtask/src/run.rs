@@ -11,7 +11,7 @@ use crate::build::{self, Binaries};
 use crate::check::Checked;
 use crate::course::{Boot, Course, Phase};
 use crate::judge::judge;
-use crate::lab::Lab;
+use crate::lab::{Kernel, Lab};
 use crate::machine::{Machine, Platform};
 use crate::qemu::Vm;
 use crate::rfc::Stage;
@@ -78,6 +78,12 @@ impl Run {
             settings: scenario.settings.clone(),
             scenario,
         }
+    }
+
+    /// All kernels that it needs.
+    pub(crate) fn kernels(&self) -> Vec<Kernel> {
+        let others = self.scenario.others.iter().copied();
+        others.chain([self.settings.kernel]).collect()
     }
 }
 

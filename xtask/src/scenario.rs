@@ -27,6 +27,8 @@ pub(crate) struct Scenario {
     pub(crate) judge: fn(&[Transcript]) -> Result<()>,
     /// Looks at the image that is there in the end, and tells in a line what it found.
     pub(crate) check: Option<fn(&Checked<'_>) -> Result<String>>,
+    /// Kernels that it needs besides the machine's own.
+    pub(crate) others: &'static [Kernel],
     /// Whether it takes so long that `cargo xtask test` runs it only if it is named.
     pub(crate) long: bool,
 }
@@ -283,6 +285,47 @@ pub(crate) fn all() -> Vec<Scenario> {
             Course::Play(rfc::play_reserved),
         )
         .on(rfc::settings()),
+        scenario(
+            "kexec-cloud",
+            "plain kexec, ours and kexec-tools', from one of Debian's own kernels to the next",
+            Course::Play(rfc::scenes::cloud),
+        )
+        .with_kernels(&[Kernel::DebianCloud])
+        .on(rfc::settings()),
+        scenario(
+            "kexec-cloud-uefi",
+            "the same on a machine with UEFI firmware",
+            Course::Play(rfc::scenes::cloud),
+        )
+        .with_kernels(&[Kernel::DebianCloud])
+        .on(Settings {
+            uefi: true,
+            ..rfc::settings()
+        }),
+        scenario(
+            "kexec-bounce",
+            "what kexec-tools or ours loaded, the other jumps to, unloads and reports",
+            Course::Play(rfc::scenes::bounce),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "kexec-theirs",
+            "what kexec-tools loads for a jump there and back takes the sleeping machine's memory",
+            Course::Play(rfc::scenes::theirs),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "oldmem-refuses",
+            "the module refuses own memory, devices, and what is none",
+            Course::Play(rfc::scenes::refused),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "rfc-answers",
+            "kexec-tools and our kexec answer the same, but where the table says otherwise",
+            Course::Play(rfc::answers::play),
+        )
+        .on(rfc::settings()),
     ]
 }
 
@@ -324,6 +367,7 @@ fn scenario(name: &'static str, summary: &'static str, course: Course) -> Scenar
         limit: Duration::from_secs(180),
         judge: |_| Ok(()),
         check: None,
+        others: &[],
         long: false,
     }
 }
@@ -339,6 +383,10 @@ impl Scenario {
 
     fn judged_by(self, judge: fn(&[Transcript]) -> Result<()>) -> Self {
         Self { judge, ..self }
+    }
+
+    fn with_kernels(self, others: &'static [Kernel]) -> Self {
+        Self { others, ..self }
     }
 
     fn only_if_named(self) -> Self {

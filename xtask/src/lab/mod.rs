@@ -22,8 +22,8 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 
 use self::kernel::Cache;
-use self::tools::Collection;
 pub(crate) use self::kernel::Kernel;
+use self::tools::Collection;
 pub(crate) use self::tools::Tools;
 
 /// How `cargo xtask lab` is used.

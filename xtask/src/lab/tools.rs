@@ -170,10 +170,7 @@ impl Tools {
                 libraries.push((format!("/usr/lib/x86_64-linux-gnu/{name}"), path.into()));
             }
         }
-        anyhow::ensure!(
-            libraries.len() > 1,
-            "the loader names no library of {name}"
-        );
+        anyhow::ensure!(libraries.len() > 1, "the loader names no library of {name}");
         Ok(libraries)
     }
 
@@ -197,11 +194,7 @@ impl Tools {
 }
 
 /// The archive that has the tools, and all the packages that it takes.
-fn find(
-    collection: &Collection,
-    staging: &Staging,
-    log: &Path,
-) -> Result<(Archive, Vec<Package>)> {
+fn find(collection: &Collection, staging: &Staging, log: &Path) -> Result<(Archive, Vec<Package>)> {
     let mut refusal = None;
     for suites in collection.suites {
         let directory = staging.directory(&format!("apt-{}", suites.join("-")))?;

@@ -63,7 +63,11 @@ const STEPS: [(u32, &str, &str); 13] = [
         "Load kernel B: `kexec -p /boot/bzImage --elf64-core-headers --append=\"… kexec_jump_buf_pfn=…\"`.",
         "B learns the way back by `kexec_jump_back_entry=`, which the jump itself fills in.",
     ),
-    (7, "Jump to B: `kexec -j`.", "The same. It returns when A is resumed."),
+    (
+        7,
+        "Jump to B: `kexec -j`.",
+        "The same. It returns when A is resumed.",
+    ),
     (
         8,
         "In B: `cp /proc/vmcore .`, `cp /sys/kernel/kexec_jump_buf_pfn .`",
@@ -264,8 +268,7 @@ mod tests {
         }
         // What the scripts run today is what the document says.
         for part in ["A", "B", "C", "D"] {
-            let script =
-                fs::read_to_string(workspace().join("xtask/lab/rfc").join(part)).unwrap();
+            let script = fs::read_to_string(workspace().join("xtask/lab/rfc").join(part)).unwrap();
             for line in script.lines() {
                 let Some((_, line)) = line.split_once("run \"") else {
                     continue;
@@ -274,7 +277,9 @@ mod tests {
                 let fixed = line.split(['$', '"']).next().unwrap_or_default().trim();
                 let fixed = fixed.replace("\\", "");
                 assert!(
-                    commands.iter().any(|(_, command)| command.starts_with(&fixed)),
+                    commands
+                        .iter()
+                        .any(|(_, command)| command.starts_with(&fixed)),
                     "{fixed:?} of {part} is not in the document: cargo xtask rfc --write"
                 );
             }

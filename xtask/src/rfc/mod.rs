@@ -1,7 +1,9 @@
 //! `cargo xtask rfc`: the thirteen steps of the 2007 mail, by shell scripts with `kexec` and `krestore`,
 //! and whatever else of kexec-tools is put in the place of ours, or ours in its.
 
+pub(crate) mod answers;
 mod document;
+pub(crate) mod scenes;
 mod stage;
 
 use anyhow::{Result, bail};
@@ -27,6 +29,10 @@ struct Arguments {
     /// Write what was seen to docs/rfc-2007.md
     #[arg(long)]
     write: bool,
+    /// Compare the answers of kexec-tools' kexec and ours instead: with examples/tests/kexec-answers.txt, which
+    /// --write makes anew
+    #[arg(long)]
+    compare: bool,
     /// UEFI firmware, Q35 and AHCI instead of BIOS, i440FX and virtio
     #[arg(long)]
     uefi: bool,
@@ -50,6 +56,10 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
         settings: &settings,
         verbose: arguments.verbose,
     };
+    if arguments.compare {
+        println!("{}", answers::compare(&stage, arguments.write)?);
+        return Ok(());
+    }
     let window = if arguments.crashkernel {
         Window::Reserved
     } else {
@@ -88,7 +98,8 @@ impl Window {
         match self {
             // The end is the last address.
             Self::Chosen => "rfc.window=0x10000000-0x19ffffff",
-            Self::Reserved => "rfc.window=reserved crashkernel=160M@256M",
+            // The kernel itself must not be where memory is to be reserved.
+            Self::Reserved => "rfc.window=reserved crashkernel=160M@256M nokaslr",
         }
     }
 }

@@ -35,10 +35,19 @@ pub(crate) struct Stage<'a> {
     pub(crate) verbose: bool,
 }
 
+/// How a boot has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// No kernel breaks down.
+    Calm,
+    /// The first kernel panics.
+    Panic,
+}
+
 /// Files that a machine is made of.
 pub(crate) struct Set {
     /// Where they are; gone with this value.
-    pub(crate) folder: TempDir,
+    _folder: TempDir,
     initramfs: PathBuf,
     /// The disk that cores go to.
     pub(crate) disk: PathBuf,
@@ -48,6 +57,11 @@ pub(crate) struct Set {
 impl Stage<'_> {
     /// Makes what the machine is made of.
     pub(crate) fn set(&self) -> Result<Set> {
+        self.set_with(&[])
+    }
+
+    /// The same, with more files for the scripts, in `/parts`.
+    pub(crate) fn set_with(&self, more: &[(&str, &[u8])]) -> Result<Set> {
         let runs = runs_folder();
         fs::create_dir_all(&runs).with_context(|| format!("creating {}", runs.display()))?;
         let folder = tempfile::Builder::new()
@@ -56,8 +70,8 @@ impl Stage<'_> {
             .with_context(|| format!("creating a folder in {}", runs.display()))?;
         let path = |name| folder.path().join(name);
         let initramfs = path("initramfs");
-        let inner = self.archive(None)?;
-        fs::write(&initramfs, self.archive(Some(&inner))?)
+        let inner = self.archive(None, &[])?;
+        fs::write(&initramfs, self.archive(Some(&inner), more)?)
             .with_context(|| format!("writing {}", initramfs.display()))?;
         let disk = path("disk");
         disk::create_ext4(&disk, u64::from(self.settings.memory) + DISK_ROOM)?;
@@ -73,17 +87,19 @@ impl Stage<'_> {
             initramfs,
             disk,
             platform,
-            folder,
+            _folder: folder,
         })
     }
 
     /// An initramfs with busybox, the scripts, our tools, theirs, and the module; of A and C also with
     /// the kernel and the initramfs `inner` that B and D get.
-    fn archive(&self, inner: Option<&[u8]>) -> Result<Vec<u8>> {
+    fn archive(&self, inner: Option<&[u8]>, more: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         let read =
             |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
         let mut archive = Archive::new();
-        for folder in ["/dev", "/proc", "/sys", "/tmp", "/mnt", "/bin", "/lib", "/parts"] {
+        for folder in [
+            "/dev", "/proc", "/sys", "/tmp", "/mnt", "/bin", "/lib", "/parts",
+        ] {
             archive.directory(folder, 0o755)?;
         }
         archive.device("/dev/console", 0o600, DeviceKind::Character, 5, 1)?;
@@ -100,7 +116,7 @@ impl Stage<'_> {
         ] {
             archive.file(&format!("/bin/{name}"), 0o755, &read(path)?)?;
         }
-        archive.file("/bin/their-kexec", 0o755, &read(&reference.program("kexec"))?)?;
+        archive.file("/their/kexec", 0o755, &read(&reference.program("kexec"))?)?;
         for (place, path) in reference.libraries("kexec")? {
             archive.file(&place, 0o755, &read(&path)?)?;
         }
@@ -116,6 +132,9 @@ impl Stage<'_> {
             if name != "init" {
                 archive.file(&format!("/parts/{name}"), 0o644, &read(&entry.path())?)?;
             }
+        }
+        for (name, bytes) in more {
+            archive.file(&format!("/parts/{name}"), 0o644, bytes)?;
         }
         if let Some(inner) = inner {
             let kernel = self.lab.kernel(self.settings.kernel);
@@ -142,6 +161,22 @@ impl Stage<'_> {
         part: &str,
         parameters: &str,
     ) -> Result<Vec<String>> {
+        self.boot_to(set, number, part, parameters, Course::Calm)
+    }
+
+    /// The same, with the end that `course` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`boot`](Self::boot).
+    pub(crate) fn boot_to(
+        &self,
+        set: &Set,
+        number: u32,
+        part: &str,
+        parameters: &str,
+        course: Course,
+    ) -> Result<Vec<String>> {
         let settings = self.settings;
         let mut words = vec![
             "console=ttyS0 panic=-1 loglevel=4 no_timer_check retain_initrd".to_owned(),
@@ -165,6 +200,9 @@ impl Stage<'_> {
             command_line: words.join(" "),
         };
         let mut vm = Vm::start(&machine, &self.log(number), LIMIT, self.verbose)?;
+        if course == Course::Panic {
+            vm.expect_crash();
+        }
         let mut lines = Vec::new();
         while let Some(line) = vm.next_line()? {
             let Some((_, said)) = line.text.split_once("rfc: ") else {
@@ -181,7 +219,38 @@ impl Stage<'_> {
 
 /// Programs of busybox that the scripts use.
 const APPLETS: [&str; 34] = [
-    "sh", "awk", "cat", "cmp", "cp", "cut", "date", "dd", "grep", "head", "hexdump", "ifconfig",
-    "insmod", "kill", "ls", "mkdir", "mount", "od", "poweroff", "printf", "rm", "rmmod", "sed",
-    "seq", "sha256sum", "sleep", "stat", "sync", "tail", "tr", "umount", "uname", "wc", "xargs",
+    "sh",
+    "awk",
+    "cat",
+    "cmp",
+    "cp",
+    "cut",
+    "date",
+    "dd",
+    "grep",
+    "head",
+    "hexdump",
+    "ifconfig",
+    "insmod",
+    "kill",
+    "ls",
+    "mkdir",
+    "mount",
+    "od",
+    "poweroff",
+    "printf",
+    "rm",
+    "rmmod",
+    "sed",
+    "seq",
+    "sha256sum",
+    "sleep",
+    "stat",
+    "sync",
+    "tail",
+    "tr",
+    "umount",
+    "uname",
+    "wc",
+    "xargs",
 ];

@@ -72,7 +72,7 @@ fn read_long<'a, T: Copy + PartialEq>(
     let exact = candidates.iter().find(|spec| spec.long == name);
     let spec = match (exact, candidates.as_slice()) {
         (Some(spec), _) => spec,
-        (None, []) => return Err(format!("unrecognized option '--{name}'")),
+        (None, []) => return Err(format!("unrecognized option '--{text}'")),
         (None, [first, rest @ ..]) if rest.iter().all(|spec| spec.id == first.id) => first,
         (None, candidates) => {
             let names: String = candidates
@@ -189,8 +189,11 @@ mod tests {
     #[test]
     fn complaints_are_those_of_the_c_library() {
         for (line, complaint) in [
-            ("--nope=1", "kexec: unrecognized option '--nope'"),
-            ("--load=1", "kexec: option '--load' doesn't allow an argument"),
+            ("--nope=1", "kexec: unrecognized option '--nope=1'"),
+            (
+                "--load=1",
+                "kexec: option '--load' doesn't allow an argument",
+            ),
             ("-t", "kexec: option requires an argument -- 't'"),
             ("--type", "kexec: option '--type' requires an argument"),
             (

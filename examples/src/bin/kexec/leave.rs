@@ -129,8 +129,9 @@ fn way_back(options: &Options) -> Result<WayBack, Failure> {
             "Please specify jump back entry in command line",
         ));
     };
-    find(entry, &target(options))
-        .map_err(|error| Failure::failed(format!("load jump back kernel failed: {}", chain(&error))))
+    find(entry, &target(options)).map_err(|error| {
+        Failure::failed(format!("load jump back kernel failed: {}", chain(&error)))
+    })
 }
 
 fn find(entry: PhysAddr, target: &Path) -> Result<WayBack, Error> {

@@ -5,13 +5,15 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use kjump::image::{Boot, window};
+use kjump::image::{Boot, PlanError, window};
 use kjump::protocol::{self, Calls};
 use kjump::sys::Error as SysError;
-use kjump::{CommandLine, Error, Kernel, LoadPlan, Machine, PhysAddr, PhysRange, machine, random_id};
+use kjump::{
+    CommandLine, Error, Kernel, LoadPlan, Machine, PhysAddr, PhysRange, machine, random_id,
+};
 
 use crate::options::{Options, Syscall};
-use crate::{Failure, chain, refusal, running_command_line};
+use crate::{Failure, chain, reason, refusal, running_command_line};
 
 /// Names of types, and whether they are ELF files.
 const TYPES: [(&str, bool); 5] = [
@@ -42,8 +44,7 @@ pub(crate) fn load(options: &Options, calls: &mut dyn Calls) -> Result<(), Failu
     };
     match options.syscall {
         Syscall::Load => by_plan(options, path, calls),
-        Syscall::File => by_file(options, path)
-            .map_err(|error| error.into_failure()),
+        Syscall::File => by_file(options, path).map_err(|error| error.into_failure()),
         // Plans can do more than files, so all that files cannot be is tried again.
         Syscall::Auto if options.preserve => by_plan(options, path, calls),
         Syscall::Auto => match by_file(options, path) {
@@ -74,8 +75,18 @@ impl FileFailure {
 /// Hands the files to the kernel.
 fn by_file(options: &Options, path: &Path) -> Result<(), FileFailure> {
     let before = FileFailure::Before;
-    let open = |path: &Path| File::open(path).map_err(|error| before(cannot_open(path, &error)));
+    let open = |path: &Path| {
+        File::open(path).map_err(|error| {
+            before(Failure::failed(format!(
+                "Failed to open file {}:{}",
+                path.display(),
+                reason(&error)
+            )))
+        })
+    };
     let kernel = open(path)?;
+    // What is no kernel at all is told of in better words than the kernel has.
+    self::kernel(options, path, &read(path).map_err(before)?).map_err(before)?;
     let initrd = options.initrd.as_deref().map(open).transpose()?;
     let line = CString::new(command_line(options).map_err(before)?)
         .map_err(|_| before(Failure::failed("the command line holds a zero byte")))?;
@@ -95,9 +106,7 @@ fn by_plan(options: &Options, path: &Path, calls: &mut dyn Calls) -> Result<(), 
     let initramfs = match (&options.initrd, options.reuse_initrd) {
         (Some(path), _) => read(path)?,
         (None, true) => read(Path::new("/sys/firmware/initrd")).map_err(|_| {
-            Failure::fatal(
-                "unrecoverable error: current boot didn't retain the initrd for reuse.",
-            )
+            Failure::fatal("unrecoverable error: current boot didn't retain the initrd for reuse.")
         })?,
         (None, false) => Vec::new(),
     };
@@ -107,8 +116,13 @@ fn by_plan(options: &Options, path: &Path, calls: &mut dyn Calls) -> Result<(), 
         initramfs: &initramfs,
         append: &append,
     };
-    let plans = plans(options, &boot)
-        .map_err(|error| Failure::failed(format!("Cannot load {}\n{}", path.display(), chain(&error))))?;
+    let plans = plans(options, &boot).map_err(|error| {
+        let message = format!("Cannot load {}\n{}", path.display(), chain(&error));
+        match error {
+            Error::Plan(PlanError::NoRoom { .. }) => Failure::fatal(message),
+            _ => Failure::failed(message),
+        }
+    })?;
     for plan in &plans {
         if options.debug {
             println!("{plan}");
@@ -177,7 +191,7 @@ fn end(options: &Options) -> u64 {
 }
 
 fn no_place(options: &Options) -> Error {
-    Error::Plan(kjump::image::PlanError::NoRoom {
+    Error::Plan(PlanError::NoRoom {
         size: end(options).saturating_sub(options.mem_min.unwrap_or(0)),
         low: PhysAddr::new(options.mem_min.unwrap_or(0)),
     })
@@ -190,8 +204,11 @@ fn kernel<'a>(options: &Options, path: &Path, file: &'a [u8]) -> Result<Kernel<'
         let Some((_, elf)) = TYPES.iter().find(|(name, _)| name == kind) else {
             return Err(Failure::failed(format!("Unsupported kernel type {kind}")));
         };
-        if *elf != is_elf {
-            return Err(Failure::failed(format!("Cannot load {}", path.display())));
+        if *elf != is_elf && Kernel::parse(file).is_ok() {
+            let found = if is_elf { "elf-x86_64" } else { "bzImage64" };
+            return Err(Failure::failed(format!(
+                "Wrong file type {kind}, file matches type {found}"
+            )));
         }
     }
     Kernel::parse(file).map_err(|error| {
@@ -218,7 +235,9 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 fn cannot_open(path: &Path, error: &std::io::Error) -> Failure {
-    let reason = error.to_string();
-    let reason = reason.split(" (os error").next().unwrap_or_default();
-    Failure::fatal(format!("Cannot open `{}': {reason}", path.display()))
+    Failure::fatal(format!(
+        "Cannot open `{}': {}",
+        path.display(),
+        reason(error)
+    ))
 }

@@ -91,6 +91,15 @@ fn main() -> ExitCode {
             version();
             Ok(0)
         }
+        Request::CrashSize => {
+            println!("{}", KernelState::new().kexec_crash_size().unwrap_or(0));
+            Ok(0)
+        }
+        Request::Wrong(complaint) if complaint.is_empty() => Err(Failure {
+            usage: true,
+            status: 1,
+            ..Failure::silent()
+        }),
         Request::Wrong(complaint) => Err(Failure {
             status: 1,
             ..Failure::usage(complaint)
@@ -121,11 +130,6 @@ fn run(options: &Options, state: &KernelState, calls: &mut dyn Calls) -> Result<
             "an option for kernels that are not Linux of 64 bits is not supported here{}{value}",
             if value.is_empty() { "" } else { ": " }
         )));
-    }
-    if options.crash_size {
-        let size = state.kexec_crash_size().unwrap_or(0);
-        println!("{size}");
-        return Ok(0);
     }
     if options.status {
         return status(options, state);
@@ -188,10 +192,7 @@ fn status(options: &Options, state: &KernelState) -> Result<u8, Failure> {
 fn unload(options: &Options, calls: &mut dyn Calls) -> Result<(), Failure> {
     let (unloaded, call) = match options.syscall {
         Syscall::Load => (calls.unload(options.load_flags()), "kexec unload"),
-        Syscall::File => (
-            file_unload(options.file_flags()),
-            "kexec_file_load(unload)",
-        ),
+        Syscall::File => (file_unload(options.file_flags()), "kexec_file_load(unload)"),
         Syscall::Auto => (
             file_unload(options.file_flags()).or_else(|_| calls.unload(options.load_flags())),
             "kexec unload",
@@ -204,13 +205,19 @@ fn unload(options: &Options, calls: &mut dyn Calls) -> Result<(), Failure> {
 pub(crate) fn refusal(call: &str, error: &kjump::sys::Error) -> String {
     match error {
         kjump::sys::Error::Syscall { cause, source, .. } => {
-            let reason = source.to_string();
-            // Rust adds the number.
-            let reason = reason.split(" (os error").next().unwrap_or_default();
-            format!("{call} failed: {reason}\n{cause}")
+            format!("{call} failed: {}\n{cause}", reason(source))
         }
         other => format!("{call} failed: {other}"),
     }
+}
+
+/// What the C library says of an error: without the number that Rust adds.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The command line of the running kernel, without what must not be handed on.

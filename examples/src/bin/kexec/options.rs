@@ -10,6 +10,8 @@ use crate::getopt::{self, Found, Spec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Id {
     Help,
+    /// `-?`, which helps like something wrong.
+    Question,
     Version,
     Force,
     NoChecks,
@@ -63,7 +65,8 @@ const fn valued(id: Id, short: Option<char>, long: &'static str) -> Spec<Id> {
 }
 
 /// All options, in the order in which kexec-tools has them: it shows where a long name is not clear.
-const SPECS: [Spec<Id>; 47] = [
+const SPECS: [Spec<Id>; 48] = [
+    plain(Id::Question, Some('?'), ""),
     plain(Id::Help, Some('h'), "help"),
     plain(Id::Version, Some('v'), "version"),
     plain(Id::Force, Some('f'), "force"),
@@ -155,8 +158,6 @@ pub(crate) struct Options {
     pub(crate) leave: Option<Leave>,
     /// Say whether something is loaded, and do nothing else.
     pub(crate) status: bool,
-    /// Say how much memory is reserved for a crash kernel, and do nothing else.
-    pub(crate) crash_size: bool,
     /// It is about the kernel for panics.
     pub(crate) panic: bool,
     /// The kernel is to be able to jump back.
@@ -202,7 +203,6 @@ impl Default for Options {
             ifdown: false,
             leave: None,
             status: false,
-            crash_size: false,
             panic: false,
             preserve: false,
             load_named: false,
@@ -230,6 +230,8 @@ pub(crate) enum Request {
     Help,
     /// The version, with status 0.
     Version,
+    /// How much memory is reserved for a crash kernel, with status 0.
+    CrashSize,
     /// This complaint, and the usage, with status 1.
     Wrong(String),
     /// Something to do.
@@ -244,7 +246,8 @@ impl Options {
         for found in getopt::read(program, &SPECS, words) {
             match found {
                 Found::Wrong(complaint) => return Request::Wrong(complaint),
-                // Help has a second letter.
+                Found::Option(Id::Question, _) => return Request::Wrong(String::new()),
+                Found::Option(Id::CrashSize, _) => return Request::CrashSize,
                 Found::Option(Id::Help, _) => return Request::Help,
                 Found::Option(Id::Version, _) => return Request::Version,
                 Found::Operand(word) => {
@@ -296,7 +299,6 @@ impl Options {
             Id::NoIfdown => self.ifdown = false,
             Id::NoSync => self.sync = false,
             Id::Status => self.status = true,
-            Id::CrashSize => self.crash_size = true,
             Id::Debug => self.debug = true,
             Id::FileSyscall => self.syscall = Syscall::File,
             Id::Syscall => self.syscall = Syscall::Load,
@@ -311,7 +313,7 @@ impl Options {
             Id::ReuseInitrd => self.reuse_initrd = true,
             Id::Target => self.target = Some(value.into()),
             Id::Refused => self.refused = Some(value),
-            Id::NoChecks | Id::Nothing | Id::Help | Id::Version => {}
+            Id::NoChecks | Id::Nothing | Id::Help | Id::Question | Id::Version | Id::CrashSize => {}
         }
         Ok(())
     }
@@ -471,7 +473,10 @@ mod tests {
     #[test]
     fn the_usage_names_every_option_that_does_something() {
         for spec in &SPECS {
-            let silent = matches!(spec.id, Id::Nothing | Id::Refused | Id::NoChecks);
+            let silent = matches!(
+                spec.id,
+                Id::Nothing | Id::Refused | Id::NoChecks | Id::Question
+            );
             assert!(
                 silent || USAGE.contains(&format!("--{}", spec.long)),
                 "{}",

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use kjump::memory::DumpLevel;
 use kjump::window;
 
 /// Put a machine's whole memory aside and bring it back.
@@ -58,6 +59,11 @@ pub(crate) enum Verb {
         /// Save free pages too, to look at what was freed; nothing needs them to resume
         #[arg(long)]
         keep_free: bool,
+        /// What a dump leaves out of a machine that panicked, as makedumpfile counts it: the sum of 1 for
+        /// pages of zeros, 2 for cache, 4 for all cache, 8 for memory of processes, 16 for free pages
+        /// [default: 17]
+        #[arg(short, long, value_name = "LEVEL")]
+        dump_level: Option<DumpLevel>,
     },
     /// Write a saved machine in another format: an ELF core that debuggers open
     ///

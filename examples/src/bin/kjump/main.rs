@@ -7,6 +7,7 @@
 mod cli;
 mod convert;
 mod doctor;
+mod dump;
 mod hibernate;
 mod init;
 mod inspect;
@@ -19,7 +20,9 @@ mod save;
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Parser;
+use kjump::Crashed;
 
 use cli::{Cli, CoreFormat, Verb};
 
@@ -53,7 +56,14 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             image,
             format,
             keep_free,
-        } => save::run(&image, format, keep_free)?,
+            dump_level,
+        } => match (Crashed::is_here(), dump_level) {
+            (true, level) => dump::run(&image, format, level)?,
+            (false, Some(level)) => bail!(
+                "dump level {level} is for machines that panicked: one that is to go on is saved whole"
+            ),
+            (false, None) => save::run(&image, format, keep_free)?,
+        },
         Verb::Convert {
             input,
             output,

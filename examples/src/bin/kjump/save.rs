@@ -102,7 +102,7 @@ fn write(
 }
 
 /// Standard output, which is a pipe or a file.
-struct StandardOutput(io::StdoutLock<'static>);
+pub(crate) struct StandardOutput(pub(crate) io::StdoutLock<'static>);
 
 impl Write for StandardOutput {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {

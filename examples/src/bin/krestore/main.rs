@@ -25,7 +25,11 @@ use relocated::Relocated;
 /// /proc/iomem before the first byte is written. Afterwards, `kexec -b --entry=ADDR` jumps into the
 /// machine, with the address that kexec_jump_back_entry= named in the kernel that saved it.
 #[derive(Debug, Parser)]
-#[command(name = "krestore", version, after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.")]
+#[command(
+    name = "krestore",
+    version,
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
 struct Cli {
     /// Where the first 640 KiB of the machine go, in bytes, or in KiB with a K behind
     ///
@@ -123,7 +127,8 @@ fn run(cli: &Cli) -> Result<()> {
 /// An address as the command line of a kernel has it: in bytes, or in KiB with a K behind; hexadecimal
 /// behind 0x.
 fn address(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no address; say bytes, or KiB with a K behind, such as 36864K");
+    let wrong =
+        || format!("{text:?} is no address; say bytes, or KiB with a K behind, such as 36864K");
     let (digits, shift) = match text.strip_suffix(['K', 'k']) {
         Some(digits) => (digits, 10),
         None => (text, 0),

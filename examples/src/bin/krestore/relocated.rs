@@ -72,9 +72,7 @@ impl<M: Memory> Memory for Relocated<M> {
 
     fn read(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), MemoryError> {
         let at = match self.moved {
-            Some((place, distance)) if place.contains(addr) => {
-                PhysAddr::new(addr.get() - distance)
-            }
+            Some((place, distance)) if place.contains(addr) => PhysAddr::new(addr.get() - distance),
             _ => addr,
         };
         self.memory.read(at, buf)
