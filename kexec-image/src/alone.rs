@@ -146,3 +146,98 @@ fn whole_pages(size: u64) -> Result<u64, PlanError> {
             low: PhysAddr::new(ONE_MIB),
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vmcore::IoMem;
+    use vmcore::image::Paging;
+
+    use super::*;
+    use crate::Kernel;
+    use crate::bzimage::tests::sample;
+
+    fn machine() -> Machine {
+        let iomem = "00001000-0009fbff : System RAM\n\
+                     00100000-3ffdffff : System RAM\n\
+                     \x20 30000000-37ffffff : Crash kernel\n\
+                     100000000-13fffffff : System RAM\n";
+        Machine {
+            release: "6.12.1".into(),
+            build_id: vec![1],
+            iomem: IoMem::parse(iomem).unwrap(),
+            paging: Paging::FiveLevel,
+            rsdp: Some(PhysAddr::new(0x3ffe_0014)),
+            direct_map: None,
+            free_fill: None,
+            uptime: 1,
+            vmcoreinfo: None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_lies_in_ram_of_the_area(
+            min in 0..0x30u64,
+            len in 1..0x40u64,
+            initramfs in 0..(20usize << 20),
+        ) {
+            let file = sample(3_000_000);
+            let kernel = Kernel::parse(&file).unwrap();
+            let machine = machine();
+            let firmware = Firmware { memory: machine.iomem.memory(), screen: None };
+            let initramfs = vec![1; initramfs];
+            let boot = Boot { kernel: &kernel, initramfs: &initramfs, append: "quiet" };
+            let area = PhysRange::new(min << 24, (min + len) << 24).unwrap();
+            match LoadPlan::booting(&machine, &firmware, &boot, area) {
+                Ok(plan) => {
+                    let ram = machine.iomem.ram();
+                    let crash = PhysRange::new(0x3000_0000, 0x3800_0000).unwrap();
+                    for segment in plan.segments() {
+                        prop_assert!(area.covers(segment.memory) && ram.covers(segment.memory));
+                        prop_assert!(!crash.overlaps(segment.memory));
+                    }
+                    prop_assert_eq!(plan.flags(), kexec_sys::LoadFlags::empty());
+                    let kernel_at = plan.segments().iter().find(|s| s.what == "kernel").unwrap();
+                    prop_assert_eq!(kernel_at.memory.len(), kernel.memory());
+                }
+                // 24 MiB for the kernel, 20 at most for its initramfs.
+                Err(PlanError::NoRoom { .. }) => prop_assert!(min >= 0x2c || len < 4),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_firmware_is_handed_on_as_it_is() {
+        let file = sample(5000);
+        let kernel = Kernel::parse(&file).unwrap();
+        let machine = machine();
+        let mut memory = RangeMap::new();
+        let tables = PhysRange::new(0x3ffe_0000, 0x4000_0000).unwrap();
+        memory.insert(tables, MemoryKind::AcpiTables).unwrap();
+        let firmware = Firmware {
+            memory,
+            screen: Some([9; 64]),
+        };
+        let boot = Boot {
+            kernel: &kernel,
+            initramfs: b"",
+            append: "quiet",
+        };
+        let all = PhysRange::new(0, u64::MAX).unwrap();
+        let plan = LoadPlan::booting(&machine, &firmware, &boot, all).unwrap();
+        let block = plan
+            .segments()
+            .iter()
+            .find(|s| s.what == "boot block")
+            .unwrap();
+        assert_eq!(plan.entry(), block.memory.start());
+        let params = &block.bytes[4096..8192];
+        assert_eq!(params[..64], [9; 64]);
+        assert_eq!(params[0x1e8], 1);
+        assert_eq!(params[0x2d0..0x2d8], 0x3ffe_0000_u64.to_le_bytes());
+        assert_eq!(params[0x70..0x78], 0x3ffe_0014_u64.to_le_bytes());
+        assert_eq!(&block.bytes[8192..8198], b"quiet\0");
+    }
+}

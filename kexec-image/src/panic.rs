@@ -110,3 +110,101 @@ pub(crate) fn reach(segments: &mut [PlannedSegment<'_>], base: PhysRange, memory
         last.memory = memory;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vmcore::IoMem;
+    use vmcore::image::{ImageId, Paging};
+
+    use super::*;
+    use crate::bzimage::tests::sample;
+    use crate::{Kernel, window};
+
+    fn machine() -> Machine {
+        let iomem = "00001000-0009fbff : System RAM\n\
+                     00100000-3ffdffff : System RAM\n\
+                     \x20 10000000-17ffffff : Crash kernel\n";
+        Machine {
+            release: "6.12.1".into(),
+            build_id: vec![1],
+            iomem: IoMem::parse(iomem).unwrap(),
+            paging: Paging::FourLevel,
+            rsdp: None,
+            direct_map: Some(0xffff_8880_0000_0000),
+            free_fill: None,
+            uptime: 1,
+            vmcoreinfo: PhysRange::new(0x3f00_0000, 0x3f00_1024),
+        }
+    }
+
+    #[test]
+    fn all_lies_in_reserved_memory_and_leaves_room_for_page_tables() {
+        let file = sample(5000);
+        let kernel = Kernel::parse(&file).unwrap();
+        let machine = machine();
+        let window = window::reserved(&machine.iomem, &kernel).unwrap();
+        let identity = machine.identity(ImageId([1; 16]), window).unwrap();
+        let notes = [PhysRange::new(0x3e00_0000, 0x3e00_0180).unwrap()];
+        let boot = Boot {
+            kernel: &kernel,
+            initramfs: b"initramfs",
+            append: "quiet",
+        };
+        let plan = LoadPlan::catching(&machine, &identity, &notes, &boot).unwrap();
+        assert_eq!(plan.flags(), kexec_sys::LoadFlags::ON_CRASH);
+        let segments = plan.segments();
+        assert!(segments.iter().all(|s| window.covers(s.memory)));
+        let find = |what: &str| segments.iter().find(|s| s.what == what).unwrap();
+        // The kernel has all that it unpacks itself into; behind that is the room.
+        assert_eq!(find("kernel").memory.len(), kernel.memory());
+        assert!(
+            find("initramfs").memory.start().get() - find("kernel").memory.end().get() > 1 << 20
+        );
+
+        // The headers say that low memory is where the backup is, and all else where it always was.
+        let backup = find("backup of low memory").memory;
+        assert_eq!(backup.len(), 0x9f000);
+        let headers = &find("core headers").bytes;
+        let word = |at: usize| u64::from_le_bytes(headers[at..at + 8].try_into().unwrap());
+        let programs: Vec<(u64, u64, u64)> = (0..6)
+            .map(|index| 64 + 56 * index)
+            .map(|at| (word(at) & 0xffff_ffff, word(at + 8), word(at + 24)))
+            .collect();
+        let loads: Vec<_> = programs.iter().filter(|(kind, ..)| *kind == 1).collect();
+        assert_eq!(*loads[0], (1, backup.start().get() + 0x1000, 0x1000));
+        assert_eq!(*loads[1], (1, 0x10_0000, 0x10_0000));
+        assert_eq!(*loads[2], (1, 0x1800_0000, 0x1800_0000));
+        // One note of ours, one of the CPU, and VMCOREINFO.
+        let notes = programs.iter().filter(|(kind, ..)| *kind == 4);
+        assert_eq!(notes.count(), 3);
+    }
+
+    #[test]
+    fn the_command_line_tells_where_the_backup_is() {
+        let file = sample(5000);
+        let kernel = Kernel::parse(&file).unwrap();
+        let machine = machine();
+        let window = window::reserved(&machine.iomem, &kernel).unwrap();
+        let identity = machine.identity(ImageId([1; 16]), window).unwrap();
+        let boot = Boot {
+            kernel: &kernel,
+            initramfs: b"",
+            append: "quiet",
+        };
+        let plan = LoadPlan::catching(&machine, &identity, &[], &boot).unwrap();
+        let find = |what: &str| plan.segments().iter().find(|s| s.what == what).unwrap();
+        let block = String::from_utf8_lossy(&find("boot block").bytes).into_owned();
+        let backup = find("backup of low memory").memory.start().get() >> 10;
+        let core = find("core headers").memory.start();
+        assert!(block.contains(&format!(
+            "elfcorehdr={core:#x} kexec_backup={backup}K nokaslr"
+        )));
+        // 16 MiB are too few for a kernel that unpacks itself into 24.
+        let small = PhysRange::new(0x1000_0000, 0x1100_0000).unwrap();
+        let identity = machine.identity(ImageId([1; 16]), small).unwrap();
+        assert!(matches!(
+            LoadPlan::catching(&machine, &identity, &[], &boot),
+            Err(PlanError::WindowTooSmall { .. })
+        ));
+    }
+}

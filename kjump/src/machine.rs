@@ -419,4 +419,49 @@ mod tests {
         .unwrap();
         assert!(matches!(read_at(root.path()), Err(Error::IoMem(_))));
     }
+
+    #[test]
+    fn the_firmwares_map_comes_before_the_kernels() {
+        let root = root();
+        let memory = |root: &tempfile::TempDir| firmware_at(root.path()).unwrap().memory;
+        assert_eq!(memory(&root).bytes(), 0x3ff0_0000);
+        for (number, start, end, kind) in [
+            (0, "0x0", "0x9fbff", "System RAM"),
+            (1, "0x9fc00", "0x9ffff", "Reserved"),
+            (2, "0xe0000000", "0xefffffff", "Soft Reserved"),
+        ] {
+            let entry = root.path().join(format!("sys/firmware/memmap/{number}"));
+            fs::create_dir_all(&entry).unwrap();
+            for (name, value) in [("start", start), ("end", end), ("type", kind)] {
+                fs::write(entry.join(name), format!("{value}\n")).unwrap();
+            }
+        }
+        let map = memory(&root);
+        let kinds: Vec<_> = map.iter().map(|(_, kind)| *kind).collect();
+        use vmcore::MemoryKind::{Ram, Reserved};
+        assert_eq!(kinds, [Ram, Reserved, Reserved]);
+        assert!(firmware_at(root.path()).unwrap().screen.is_none());
+        let params = root.path().join("sys/kernel/boot_params");
+        fs::create_dir_all(&params).unwrap();
+        fs::write(params.join("data"), [1; 4096]).unwrap();
+        assert_eq!(firmware_at(root.path()).unwrap().screen, Some([1; 64]));
+    }
+
+    #[test]
+    fn notes_of_cpus_come_in_their_order() {
+        let root = root();
+        assert!(crash_notes_at(root.path()).is_err());
+        for (cpu, address) in [(10, "3e002000"), (2, "3e001000")] {
+            let entry = root.path().join(format!("sys/devices/system/cpu/cpu{cpu}"));
+            fs::create_dir_all(&entry).unwrap();
+            fs::write(entry.join("crash_notes"), format!("{address}\n")).unwrap();
+            fs::write(entry.join("crash_notes_size"), "368\n").unwrap();
+        }
+        // Not all that begins with these letters is a CPU.
+        fs::create_dir_all(root.path().join("sys/devices/system/cpu/cpufreq")).unwrap();
+        let notes = crash_notes_at(root.path()).unwrap();
+        let starts: Vec<u64> = notes.iter().map(|note| note.start().get()).collect();
+        assert_eq!(starts, [0x3e00_1000, 0x3e00_2000]);
+        assert_eq!(notes[0].len(), 368);
+    }
 }

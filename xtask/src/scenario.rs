@@ -315,6 +315,12 @@ pub(crate) fn all() -> Vec<Scenario> {
         )
         .on(rfc::settings()),
         scenario(
+            "kexec-panic",
+            "a panic, and a core of it that is as kexec-tools' and opens in crash",
+            Course::Play(rfc::scenes::panic),
+        )
+        .on(rfc::settings()),
+        scenario(
             "oldmem-refuses",
             "the module refuses own memory, devices, and what is none",
             Course::Play(rfc::scenes::refused),
