@@ -39,11 +39,17 @@ pub struct Boot<'a> {
 /// All whole pages of RAM below 1 MiB: the kernel in the window starts its CPUs there.
 #[must_use]
 pub(crate) fn low_memory(machine: &Machine) -> RangeMap<()> {
+    all_low_memory(machine).shrink_to(PAGE_SIZE)
+}
+
+/// All RAM below 1 MiB, parts of pages too.
+#[must_use]
+pub(crate) fn all_low_memory(machine: &Machine) -> RangeMap<()> {
     let mut low = machine.iomem.ram();
     if let Some(above) = PhysRange::new(ONE_MIB, u64::MAX) {
         low.remove(above);
     }
-    low.shrink_to(PAGE_SIZE)
+    low
 }
 
 impl Machine {
@@ -83,7 +89,7 @@ impl<'a> LoadPlan<'a> {
         boot: &Boot<'a>,
     ) -> Result<Self, PlanError> {
         let window = identity.window;
-        let core = CoreBlock::new(machine, identity, &[], None);
+        let core = CoreBlock::new(machine, identity, &[], &RangeMap::new(), None);
         let core_at = tail(window, core.size(), "the core headers")?;
         let mut cmdline = CommandLine::new();
         cmdline
@@ -300,12 +306,13 @@ pub(crate) struct CoreBlock {
 }
 
 impl CoreBlock {
-    /// Of the machine that says `identity`, with `notes` of its CPUs. Of low memory there is what
+    /// Of the machine that says `identity`, with `notes` of its CPUs. Of the low memory `low` there is what
     /// `backup` has, if that is made.
     pub(crate) fn new(
         machine: &Machine,
         identity: &Identity,
         notes: &[PhysRange],
+        low: &RangeMap<()>,
         backup: Option<Backup>,
     ) -> Self {
         let virt = |range: PhysRange| {
@@ -314,7 +321,7 @@ impl CoreBlock {
         };
         let saved = identity.saved_memory();
         let in_place = saved.ranges().map(|range| (range, range.start()));
-        let put_aside = identity.low.ranges().filter_map(|range| {
+        let put_aside = low.ranges().filter_map(|range| {
             let backup = backup?;
             let distance = range.start().offset_from(backup.from.start())?;
             Some((range, backup.to.checked_add(distance)?))

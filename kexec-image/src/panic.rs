@@ -10,9 +10,9 @@
 //! the kernel and its initramfs stays without a segment.
 
 use vmcore::image::Identity;
-use vmcore::{PAGE_SIZE, PhysRange};
+use vmcore::{PAGE_SIZE, PhysRange, RangeMap};
 
-use crate::beside::{Boot, CoreBlock, assemble, tail};
+use crate::beside::{Boot, CoreBlock, all_low_memory, assemble, tail};
 use crate::plan::{LoadPlan, PlannedSegment, Purpose};
 use crate::trampoline::Backup;
 use crate::{CommandLine, Machine, PlanError};
@@ -35,13 +35,14 @@ impl<'a> LoadPlan<'a> {
         boot: &Boot<'a>,
     ) -> Result<Self, PlanError> {
         let window = identity.window;
-        let low = whole(identity)?;
+        let ram = all_low_memory(machine);
+        let low = whole(&ram)?;
         // Its size does not depend on where the backup is.
         let anywhere = Backup {
             from: low,
             to: window.start(),
         };
-        let size = CoreBlock::new(machine, identity, notes, Some(anywhere)).size();
+        let size = CoreBlock::new(machine, identity, notes, &ram, Some(anywhere)).size();
         let core_at = tail(window, size, "the core headers")?;
         let below =
             PhysRange::new(window.start().get(), core_at.start().get()).ok_or_else(|| {
@@ -56,7 +57,7 @@ impl<'a> LoadPlan<'a> {
             from: low,
             to: backup_at.start(),
         };
-        let core = CoreBlock::new(machine, identity, notes, Some(backup));
+        let core = CoreBlock::new(machine, identity, notes, &ram, Some(backup));
 
         let mut cmdline = CommandLine::new();
         cmdline
@@ -85,11 +86,13 @@ impl<'a> LoadPlan<'a> {
     }
 }
 
-/// From address 0 to the last byte of low memory: what [`BACKUP_KEY`] has always been about.
-fn whole(identity: &Identity) -> Result<PhysRange, PlanError> {
-    let last = identity.low.ranges().next_back();
-    last.and_then(|last| PhysRange::new(0, last.end().get()))
-        .ok_or(PlanError::NoLowMemory)
+/// From address 0 to the last page of low memory: what [`BACKUP_KEY`] has always been about.
+fn whole(low: &RangeMap<()>) -> Result<PhysRange, PlanError> {
+    let end = low.ranges().next_back().and_then(|last| {
+        let end = last.end().align_up(PAGE_SIZE)?;
+        PhysRange::new(0, end.get())
+    });
+    end.ok_or(PlanError::NoLowMemory)
 }
 
 /// Lets the kernel's last segment have all the memory that the kernel uses before it knows of any other:
@@ -163,7 +166,7 @@ mod tests {
 
         // The headers say that low memory is where the backup is, and all else where it always was.
         let backup = find("backup of low memory").memory;
-        assert_eq!(backup.len(), 0x9f000);
+        assert_eq!(backup.len(), 0xa0000);
         let headers = &find("core headers").bytes;
         let word = |at: usize| u64::from_le_bytes(headers[at..at + 8].try_into().unwrap());
         let programs: Vec<(u64, u64, u64)> = (0..6)

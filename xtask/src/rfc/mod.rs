@@ -158,6 +158,12 @@ fn thirteen_steps(stage: &Stage<'_>, window: Window) -> Result<Record> {
         for line in &lines {
             record.add(line);
         }
+        if window == Window::Reserved && part == "C" && !lines.iter().any(|line| line == "mapped") {
+            bail!(
+                "the module's device was not mapped: see {}",
+                stage.log(number).display()
+            );
+        }
         if part == "C" && !lines.iter().any(|line| line == "verdict=ok") {
             bail!("A did not come back: see {}", stage.log(number).display());
         }

@@ -218,8 +218,12 @@ impl Stage<'_> {
 }
 
 /// Programs of busybox that the scripts use.
-const APPLETS: [&str; 34] = [
+const APPLETS: [&str; 38] = [
     "sh",
+    "chmod",
+    "ln",
+    "mv",
+    "setuidgid",
     "awk",
     "cat",
     "cmp",
