@@ -68,7 +68,7 @@ pub use error::Error;
 pub use hibernation::{Hibernation, Prepared, random_id};
 pub use jump::{jump, jump_back};
 pub use protocol::Protocol;
-pub use restoration::{Restoration, Restored, open_memory};
+pub use restoration::{Restoration, Restored, memory_device, open_memory};
 pub use resumption::Resumption;
 pub use sleeper::Sleeper;
 pub use target::{ImageTarget, Outcome, find_image};

@@ -1,19 +1,20 @@
 //! What else is played by shell scripts: plain kexec, kernels that wait for a panic, and who sees what the
 //! other loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use vmcore::elf::{Core, Notes};
-use vmcore::{RangeMap, ReadFile};
+use vmcore::{DumpLevel, PAGE_SIZE, PageClass, RangeMap, ReadFile, SavedFile};
 
 use super::Stage;
 use super::stage::Course;
-use crate::analysis::{crash_ps, open};
+use crate::analysis::{crash_ps, open, source};
 use crate::disk;
 use crate::lab::Kernel;
+use crate::makedumpfile::filter;
 
 /// Fails unless the scripts ended well.
 fn ended_well(lines: &[String]) -> Result<()> {
@@ -110,6 +111,7 @@ pub(crate) fn panic(stage: &Stage<'_>) -> Result<String> {
                 all == some,
                 "crash finds {all} tasks in the core, and {some} in what is left of it"
             );
+            levels_agree(stage, &core)?;
             dump = Some((all, size(&core)?, size(&filtered)?));
         }
     }
@@ -129,6 +131,45 @@ pub(crate) fn panic(stage: &Stage<'_>) -> Result<String> {
         filtered >> 20,
         all >> 20,
     ))
+}
+
+/// makedumpfile leaves out the same pages at each of these levels.
+fn levels_agree(stage: &Stage<'_>, core: &Path) -> Result<()> {
+    let file = SavedFile::open(source(core)?).context("opening the core")?;
+    for level in [2_u8, 4, 8, 16, 30] {
+        let theirs = filter(stage.lab.tools()?, core, level)?;
+        let classes = file.machine.classify(2)?;
+        ensure!(
+            classes.unknown.is_none(),
+            "pages cannot be told apart: {:?}",
+            classes.unknown
+        );
+        let classes = file
+            .machine
+            .filtered(classes, level.to_string().parse::<DumpLevel>()?)?;
+        let ours: BTreeSet<u64> = classes
+            .seen
+            .iter()
+            .filter(|(_, class)| **class == PageClass::Free)
+            .flat_map(|(range, _)| {
+                range.start().get() / PAGE_SIZE..range.end().get().div_ceil(PAGE_SIZE)
+            })
+            .collect();
+        let ours = &ours & &theirs.all;
+        let differing: Vec<u64> = ours
+            .symmetric_difference(&theirs.left_out)
+            .copied()
+            .collect();
+        ensure!(
+            differing.is_empty() && !ours.is_empty(),
+            "level {level}: {} pages left out by ours and {} by makedumpfile, {} differ: {:x?}",
+            ours.len(),
+            theirs.left_out.len(),
+            differing.len(),
+            &differing[..differing.len().min(8)]
+        );
+    }
+    Ok(())
 }
 
 /// What two cores of one machine have in common.

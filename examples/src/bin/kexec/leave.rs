@@ -3,13 +3,15 @@
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use kjump::protocol::Calls;
-use kjump::restore::{DevMem, FileTarget};
 use kjump::sys::KernelState;
-use kjump::{CommandLine, Error, LoadPlan, PhysAddr, PhysRange, Protocol, machine, open_memory};
+use kjump::{
+    CommandLine, Error, LoadPlan, PhysAddr, PhysRange, Protocol, machine, memory_device,
+    open_memory,
+};
 
 use crate::options::{Leave, Options};
 use crate::{Failure, chain};
@@ -129,7 +131,7 @@ fn way_back(options: &Options) -> Result<WayBack, Failure> {
             "Please specify jump back entry in command line",
         ));
     };
-    find(entry, &target(options)).map_err(|error| {
+    find(entry, target(options)).map_err(|error| {
         Failure::failed(format!("load jump back kernel failed: {}", chain(&error)))
     })
 }
@@ -155,12 +157,8 @@ fn find(entry: PhysAddr, target: &Path) -> Result<WayBack, Error> {
 }
 
 /// The device through which the memory of the machine that jumped here is read.
-fn target(options: &Options) -> PathBuf {
-    match &options.target {
-        Some(path) => path.clone(),
-        None if Path::new(FileTarget::OLDMEM).exists() => FileTarget::OLDMEM.into(),
-        None => DevMem::PATH.into(),
-    }
+fn target(options: &Options) -> &Path {
+    options.target.as_deref().unwrap_or_else(|| memory_device())
 }
 
 /// Runs the system's shutdown, which takes the place of this program.

@@ -44,7 +44,7 @@ pub(crate) fn load(options: &Options, calls: &mut dyn Calls) -> Result<(), Failu
     };
     match options.syscall {
         Syscall::Load => by_plan(options, path, calls),
-        Syscall::File => by_file(options, path).map_err(|error| error.into_failure()),
+        Syscall::File => by_file(options, path).map_err(FileFailure::into_failure),
         // Plans can do more than files, so all that files cannot be is tried again.
         Syscall::Auto if options.preserve => by_plan(options, path, calls),
         Syscall::Auto => match by_file(options, path) {

@@ -171,8 +171,9 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "TARGET")]
     pub(crate) image: PathBuf,
     /// What to restore to: /dev/mem, /dev/oldmem, or a plain file, where nothing is jumped to after
-    #[arg(long, value_name = "MEMORY", default_value = "/dev/mem")]
-    pub(crate) target: PathBuf,
+    /// [default: /dev/oldmem if the kernel has it, else /dev/mem]
+    #[arg(long, value_name = "MEMORY")]
+    pub(crate) target: Option<PathBuf>,
     /// Check everything and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use kjump::memory::image::ImageId;
-use kjump::restore::DevMem;
-use kjump::{Restoration, open_memory};
+use kjump::{Restoration, memory_device, open_memory};
 
 use crate::cli;
 use crate::report::{self, Meter, say, size};
@@ -13,14 +12,15 @@ use crate::report::{self, Meter, say, size};
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     let restoration = Restoration::open(&restore.image)?;
+    let target = restore.target.as_deref().unwrap_or_else(|| memory_device());
     if !restore.dry_run {
-        return self::restore(restoration, &restore.target);
+        return self::restore(restoration, target);
     }
-    let summary = restoration.check(open_memory(&restore.target)?.as_ref())?;
+    let summary = restoration.check(open_memory(target)?.as_ref())?;
     say!(
         "{} can be restored to {}; nothing was written",
         size(summary.total()),
-        restore.target.display()
+        target.display()
     );
     Ok(())
 }
@@ -34,7 +34,7 @@ pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
         "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
         image.display()
     );
-    restore(restoration, Path::new(DevMem::PATH))
+    restore(restoration, memory_device())
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.

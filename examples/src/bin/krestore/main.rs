@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use kjump::image::BACKUP_KEY;
 use kjump::memory::{Memory, PageClass, Progress, ReadFile, SavedFile};
-use kjump::restore::{DevMem, FileTarget, Plan, check, restore};
-use kjump::{CommandLine, PhysAddr, machine, open_memory};
+use kjump::restore::{Plan, check, restore};
+use kjump::{CommandLine, PhysAddr, machine, memory_device, open_memory};
 
 mod relocated;
 
@@ -84,11 +84,7 @@ fn run(cli: &Cli) -> Result<()> {
         )
     })?;
 
-    let target = match &cli.target {
-        Some(target) => target.as_path(),
-        None if Path::new(FileTarget::OLDMEM).exists() => Path::new(FileTarget::OLDMEM),
-        None => Path::new(DevMem::PATH),
-    };
+    let target = cli.target.as_deref().unwrap_or_else(|| memory_device());
     let mut old = open_memory(target)?;
     let mut places = memory
         .contents()
