@@ -90,14 +90,13 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Where the sources are, for messages.
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn all_that_the_module_is_made_of_is_there() {
-        let folder: &Path = &workspace().join("oldmem");
+        let folder = workspace().join("oldmem");
         for file in SOURCES
             .into_iter()
             .chain(["dkms.conf", "README.md", "COPYING"])

@@ -122,7 +122,7 @@ impl Record {
         let mut text = String::new();
         for (step, then, now) in STEPS {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "## {step}. {then}\n\n{now}\n");
+            let _ = writeln!(text, "## {step}. {then}\n\n{}\n", wrapped(now));
             let commands: Vec<&Command> = self
                 .steps
                 .iter()
@@ -156,6 +156,22 @@ impl Record {
     }
 }
 
+/// A paragraph in lines of a width that is easy to read.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 108;
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
+}
+
 /// A command without the numbers that are others each time.
 fn settled(line: &str) -> String {
     line.split_whitespace()
@@ -167,21 +183,63 @@ fn settled(line: &str) -> String {
         .join(" ")
 }
 
+/// The commands of the steps in the document `text`.
+fn documented(text: &str) -> Vec<(u32, String)> {
+    let mut step = 0;
+    let mut console = false;
+    let mut commands = Vec::new();
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            let number = title.split('.').next().unwrap_or_default();
+            step = number.parse().unwrap_or(0);
+        } else if line.starts_with("```") {
+            console = line == "```console";
+        } else if let Some(command) = line.strip_prefix("# ")
+            && console
+        {
+            commands.push((step, settled(command)));
+        }
+    }
+    commands
+}
+
+/// Fails unless the document has just the commands that were run.
+pub(crate) fn agrees(record: &Record) -> Result<()> {
+    let text =
+        fs::read_to_string(path()).with_context(|| format!("reading {}", path().display()))?;
+    // The steps of A come in another order: it ends in step 13.
+    let sorted = |mut commands: Vec<(u32, String)>| {
+        commands.sort_by_key(|(step, _)| *step);
+        commands
+    };
+    let (documented, run) = (sorted(documented(&text)), sorted(record.commands()));
+    ensure!(
+        documented == run,
+        "docs/rfc-2007.md is of other commands; cargo xtask rfc --write makes it anew:\n{documented:?}\n{run:?}"
+    );
+    Ok(())
+}
+
 fn path() -> PathBuf {
     workspace().join("docs/rfc-2007.md")
 }
 
 /// Writes the document.
 pub(crate) fn write(record: &Record, kernel: Kernel) -> Result<()> {
-    let text = format!(
-        "# The 2007 mail, step by step, today\n\n\
-         \"[RFC][PATCH 0/2 -mm] kexec based hibernation\" (Huang Ying, 26 August 2007, kexec mailing list) ends \
+    let source = format!(
+        "\"[RFC][PATCH 0/2 -mm] kexec based hibernation\" (Huang Ying, 26 August 2007, kexec mailing list) ends \
          with thirteen steps. Here they are, in short, each with what one does on an unpatched kernel today \
          and what that printed: `cargo xtask rfc --write` went through them on Linux {kernel} in a virtual \
-         machine, with busybox as the shell, and wrote this. Addresses, ids and sizes are of that run.\n\n\
-         With `--crashkernel` it does the same with the window inside the memory that `crashkernel=` reserves, \
-         as the mail did: steps 6 and 11 are `kexec -p --load-preserve-context …` then, which loads B for \
-         `-j` and for panics alike.\n\n{}",
+         machine, with busybox as the shell, and wrote this. Addresses, ids and sizes are of that run."
+    );
+    let reserved = "With `--crashkernel` it does the same with the window inside the memory that `crashkernel=` \
+         reserves, as the mail did: steps 6 and 11 are `kexec -p --load-preserve-context …` then, which loads B \
+         for `-j` and for panics alike. Where the kernel is one with the patches of the mail, `kexec` uses its \
+         reboot commands; `kexec -d` says which way it jumps.";
+    let text = format!(
+        "# The 2007 mail, step by step, today\n\n{}\n\n{}\n\n{}",
+        wrapped(&source),
+        wrapped(reserved),
         record.to_markdown()
     );
     fs::write(path(), text.trim_end().to_owned() + "\n")
@@ -207,25 +265,6 @@ pub(crate) fn check(record: &Record) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The commands of the steps in the document.
-    fn documented(text: &str) -> Vec<(u32, String)> {
-        let mut step = 0;
-        let mut console = false;
-        let mut commands = Vec::new();
-        for line in text.lines() {
-            if let Some(title) = line.strip_prefix("## ") {
-                step = title.split('.').next().unwrap().parse().unwrap();
-            } else if line.starts_with("```") {
-                console = line == "```console";
-            } else if let Some(command) = line.strip_prefix("# ")
-                && console
-            {
-                commands.push((step, settled(command)));
-            }
-        }
-        commands
-    }
 
     #[test]
     fn a_record_becomes_a_document_with_the_same_commands() {
@@ -262,6 +301,7 @@ mod tests {
         let text = fs::read_to_string(path()).unwrap();
         let commands = documented(&text);
         for (step, then, now) in STEPS {
+            let now = wrapped(now);
             assert!(text.contains(&format!("## {step}. {then}\n\n{now}\n")));
             let there = commands.iter().any(|(number, _)| *number == step);
             assert!(there || step < 5, "step {step} has no command");

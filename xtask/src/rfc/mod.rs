@@ -119,6 +119,7 @@ impl Window {
 /// The scenario of the thirteen steps.
 pub(crate) fn play(stage: &Stage<'_>) -> Result<String> {
     let record = thirteen_steps(stage, Window::Chosen)?;
+    document::agrees(&record)?;
     document::check(&record)
 }
 
