@@ -70,7 +70,11 @@ impl Prepared<'_> {
 }
 
 /// A new id.
-fn random_id() -> Result<ImageId, Error> {
+///
+/// # Errors
+///
+/// [`Error::Read`] if there is no `/dev/urandom`.
+pub fn random_id() -> Result<ImageId, Error> {
     use std::io::Read as _;
     let path = std::path::Path::new("/dev/urandom");
     let mut id = [0; 16];

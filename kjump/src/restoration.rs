@@ -52,6 +52,18 @@ impl FromStr for Verify {
     }
 }
 
+/// The device by which old memory is reached unless another one is asked for: `/dev/oldmem` where a kernel
+/// has it, else `/dev/mem`.
+#[must_use]
+pub fn memory_device() -> &'static Path {
+    let oldmem = Path::new(FileTarget::OLDMEM);
+    if oldmem.exists() {
+        oldmem
+    } else {
+        Path::new(DevMem::PATH)
+    }
+}
+
 /// Opens what is at `path` to restore to: `/dev/mem` and `/dev/oldmem` are the machine's memory, with a
 /// guard; all else is a plain file, which is made if it is not there.
 ///

@@ -1,5 +1,9 @@
 //! What happens to a machine in a scenario: boots, and the phases of each.
 
+use anyhow::Result;
+
+use crate::rfc::Stage;
+
 /// What happens to a machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Course {
@@ -19,6 +23,9 @@ pub(crate) enum Course {
     Breakdown(&'static str, Change, &'static str),
     /// A is saved, and C refuses to resume it on what is no longer the same machine, or has gone on.
     Stale,
+    /// Shell scripts play all parts; the function boots the machine as often as that takes, and tells what
+    /// came of it.
+    Play(fn(&Stage<'_>) -> Result<String>),
 }
 
 /// One boot of the machine, from power on to power off.
@@ -115,6 +122,8 @@ impl Course {
     pub(crate) fn boots(self, loops: u32) -> Vec<Boot> {
         let again = loops.saturating_sub(1);
         match self {
+            // It boots by itself.
+            Self::Play(_) => Vec::new(),
             Self::Alone(role) => {
                 let well = phase("it boots and finds all well", "lab: verdict=ok");
                 vec![Boot::new(role, &[&[well, OFF]])]
@@ -205,7 +214,8 @@ impl Course {
             | Self::Loop
             | Self::Stale
             | Self::SaveFails(..)
-            | Self::Breakdown(..) => None,
+            | Self::Breakdown(..)
+            | Self::Play(_) => None,
         }
     }
 }

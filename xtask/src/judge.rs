@@ -25,6 +25,7 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
         | Course::Spoilt(_)
         | Course::Save
         | Course::Stale
+        | Course::Play(_)
         | Course::Breakdown(..) => 0,
         Course::SaveFails(..) => 1,
     };

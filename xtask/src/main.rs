@@ -18,7 +18,9 @@ mod judge;
 mod lab;
 mod machine;
 mod makedumpfile;
+mod module;
 mod qemu;
+mod rfc;
 mod run;
 mod scenario;
 mod settings;
@@ -59,6 +61,11 @@ const TASKS: &[Task] = &[
         name: "vm",
         summary: "run one scenario, with any kernel, machine and memory",
         run: vm::main,
+    },
+    Task {
+        name: "rfc",
+        summary: "go through the 2007 mail with `kexec` and `krestore`, and compare with kexec-tools",
+        run: rfc::main,
     },
     Task {
         name: "analyse",

@@ -29,6 +29,7 @@ pub(crate) struct Vm {
     log: PathBuf,
     last: VecDeque<Line>,
     verbose: bool,
+    /// Whether a crash is a line like any other.
     tolerant: bool,
 }
 

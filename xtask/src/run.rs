@@ -9,11 +9,12 @@ use tempfile::TempDir;
 
 use crate::build::{self, Binaries};
 use crate::check::Checked;
-use crate::course::{Boot, Change, Phase};
+use crate::course::{Boot, Change, Course, Phase};
 use crate::judge::judge;
-use crate::lab::Lab;
+use crate::lab::{Kernel, Lab};
 use crate::machine::{Fault, Machine, Platform};
 use crate::qemu::Vm;
+use crate::rfc::Stage;
 use crate::scenario::Scenario;
 use crate::settings::Settings;
 use crate::transcript::{Step, Transcript};
@@ -82,6 +83,12 @@ impl Run {
             scenario,
         }
     }
+
+    /// All kernels that it needs.
+    pub(crate) fn kernels(&self) -> Vec<Kernel> {
+        let others = self.scenario.others.iter().copied();
+        others.chain([self.settings.kernel]).collect()
+    }
 }
 
 impl Runner<'_> {
@@ -92,6 +99,17 @@ impl Runner<'_> {
         run: &Run,
         watch: &mut dyn FnMut(Event<'_>),
     ) -> Result<Vec<Transcript>> {
+        if let Course::Play(play) = run.scenario.course {
+            let stage = Stage {
+                label: &run.label,
+                lab: self.lab,
+                binaries: self.binaries,
+                settings: &run.settings,
+                verbose: self.verbose,
+            };
+            watch(Event::Found(&play(&stage)?));
+            return Ok(Vec::new());
+        }
         let parts = self.make_parts(run)?;
         let mut boots = Vec::new();
         for (boot, number) in run

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use kjump::memory::DumpLevel;
 use kjump::memory::image::Codec;
 use kjump::{Verify, window};
 
@@ -114,6 +115,11 @@ pub(crate) struct Save {
     /// Save free pages too, to look at what was freed; nothing needs them to resume
     #[arg(long)]
     pub(crate) keep_free: bool,
+    /// What a dump leaves out of a machine that panicked, as makedumpfile counts it: the sum of 1 for
+    /// pages of zeros, 2 for cache, 4 for all cache, 8 for memory of processes, 16 for free pages
+    /// [default: 17]
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) dump_level: Option<DumpLevel>,
 }
 
 #[derive(Debug, Args)]
@@ -228,8 +234,9 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "TARGET")]
     pub(crate) image: PathBuf,
     /// What to restore to: /dev/mem, /dev/oldmem, or a plain file, where nothing is jumped to after
-    #[arg(long, value_name = "MEMORY", default_value = "/dev/mem")]
-    pub(crate) target: PathBuf,
+    /// [default: /dev/oldmem if the kernel has it, else /dev/mem]
+    #[arg(long, value_name = "MEMORY")]
+    pub(crate) target: Option<PathBuf>,
     /// How much of an image to check before the first byte of memory is written: index or full
     ///
     /// By default memory is checked as it is read, and nothing is jumped to unless all of it was right.

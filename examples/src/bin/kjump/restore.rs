@@ -4,8 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use kjump::memory::image::ImageId;
-use kjump::restore::DevMem;
-use kjump::{Restoration, Verify, open_memory};
+use kjump::{Restoration, Verify, memory_device, open_memory};
 
 use crate::cli;
 use crate::patience;
@@ -15,17 +14,18 @@ use crate::stopwatch::Stopwatch;
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     let restoration = open(&restore.image, restore.force_again)?;
+    let target = restore.target.as_deref().unwrap_or_else(|| memory_device());
     if !restore.dry_run {
-        return self::restore(restoration, &restore.target, restore.verify, None);
+        return self::restore(restoration, target, restore.verify, None);
     }
     if restore.verify == Verify::Full {
         verify(&restoration)?;
     }
-    let summary = restoration.check(open_memory(&restore.target)?.as_ref())?;
+    let summary = restoration.check(open_memory(target)?.as_ref())?;
     say!(
         "{} can be restored to {}; nothing was written",
         size(summary.total()),
-        restore.target.display()
+        target.display()
     );
     Ok(())
 }
@@ -48,8 +48,7 @@ pub(crate) fn restore_memory(
     verify: Verify,
     stopwatch: Stopwatch,
 ) -> Result<()> {
-    let target = Path::new(DevMem::PATH);
-    restore(restoration, target, verify, Some(stopwatch))
+    restore(restoration, memory_device(), verify, Some(stopwatch))
 }
 
 /// Opens an image, or one that was resumed already if that is asked for.
