@@ -117,6 +117,11 @@ impl Vm {
         }
     }
 
+    /// How long ago the machine was switched on.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// An error that tells where the log is, and its end.
     pub(crate) fn failure(&self, what: &str) -> anyhow::Error {
         let mut message = format!("{what}\nthe last lines of {}:", self.log.display());
