@@ -17,6 +17,10 @@ pub enum Purpose {
     Restore,
     /// Leave for a kernel that jumped away before.
     Return,
+    /// Leave for a kernel that has the machine to itself.
+    Boot,
+    /// Wait for this kernel to panic, and look at its memory then.
+    Panic,
 }
 
 /// A segment of a plan.
@@ -143,12 +147,13 @@ impl<'a> LoadPlan<'a> {
     }
 
     /// The flags that the plan is loaded with: only a kernel that is to come back has its context
-    /// preserved.
+    /// preserved, and what is for a panic goes to the memory that is reserved for that.
     #[must_use]
     pub fn flags(&self) -> LoadFlags {
         match self.purpose {
             Purpose::Save => LoadFlags::PRESERVE_CONTEXT,
-            Purpose::Restore | Purpose::Return => LoadFlags::empty(),
+            Purpose::Panic => LoadFlags::ON_CRASH,
+            Purpose::Restore | Purpose::Return | Purpose::Boot => LoadFlags::empty(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,9 @@ use nix::mount::{MsFlags, mount};
 use crate::cli::SaveFormat;
 use crate::report::{self, say};
 use crate::role::Role;
+use crate::save::How;
 use crate::stopwatch::Stopwatch;
-use crate::{restore, save};
+use crate::{patience, restore, save};
 
 /// How long a device may take to appear: disks are found while init already runs.
 const DEVICE_LIMIT: Duration = Duration::from_secs(30);
@@ -33,12 +35,19 @@ pub(crate) fn is_init() -> bool {
 
 /// Plays the role, and ends with the machine elsewhere or off.
 pub(crate) fn run() -> ! {
+    // A machine that was saved is off. One that could not be restored boots again, and may try once more.
+    let mut end = RebootCommand::PowerOff;
     if let Err(error) = mount_all().and_then(|()| play()) {
         report::error(&error);
+        let line = machine::command_line().unwrap_or_default();
+        if Role::from_command_line(&line) == Some(Role::Restore) {
+            say!("the machine was not restored; booting again");
+            end = RebootCommand::Restart;
+        }
     }
-    // Nothing is left to do here: what could not be saved or restored is on the console above.
+    report::drain();
     nix::unistd::sync();
-    if let Err(error) = reboot(RebootCommand::PowerOff) {
+    if let Err(error) = reboot(end) {
         report::error(&error.into());
     }
     loop {
@@ -68,6 +77,7 @@ fn play() -> Result<()> {
         "{} CPUs",
         thread::available_parallelism().map_or(1, usize::from)
     );
+    patience::begin(&line);
     let role = Role::from_command_line(&line)
         .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
     match role {
@@ -79,7 +89,10 @@ fn play() -> Result<()> {
             let id = CommandLine::value(&line, Role::ID_KEY)
                 .and_then(ImageId::from_hex)
                 .ok_or_else(|| anyhow!("no image: {}= is missing or wrong", Role::ID_KEY))?;
-            restore::restore_by_id(&find(&line, id)?, id, stopwatch)
+            let verify = parameter(&line, Role::VERIFY_KEY)?.unwrap_or_default();
+            let again = CommandLine::value(&line, Role::FORCE_KEY) == Some("again");
+            let restoration = restore::open_by_id(&find(&line, id)?, id, again)?;
+            restore::restore_memory(restoration, verify, stopwatch)
         }
         Role::Back => match save::back()? {},
     }
@@ -90,15 +103,19 @@ fn play() -> Result<()> {
 fn save_or_go_back(sleeper: &Sleeper, line: &str, stopwatch: &mut Stopwatch) -> Result<()> {
     let target = find(line, sleeper.identity().id);
     let keep_free = CommandLine::value(line, Role::FREE_KEY) == Some("keep");
-    let save = || match &target {
-        Ok(path) => save::save(sleeper, path, SaveFormat::Kjump, keep_free),
-        Err(error) => bail!("{error:#}"),
+    let save = || {
+        let codec = parameter(line, Role::CODEC_KEY)?.unwrap_or_default();
+        let threads = parameter(line, Role::THREADS_KEY)?;
+        let how = How::new(SaveFormat::Kjump, codec, threads, keep_free);
+        match &target {
+            Ok(path) => save::save(sleeper, path, how, &mut || stopwatch.after("save")),
+            Err(error) => bail!("{error:#}"),
+        }
     };
     // Nothing that a panic could have left half done is used after.
     let saved = catch_unwind(AssertUnwindSafe(save))
         .unwrap_or_else(|_| Err(anyhow!("the saving program panicked")));
     let Err(error) = saved else {
-        stopwatch.lap("save");
         stopwatch.report();
         return Ok(());
     };
@@ -110,8 +127,23 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str, stopwatch: &mut Stopwatch) -> 
     }
     say!("jumping back");
     report::drain();
+    patience::end();
     let never: Infallible = sleeper.jump_back()?;
     match never {}
+}
+
+/// What the command line says for `key`, if it says anything.
+fn parameter<T: FromStr>(line: &str, key: &str) -> Result<Option<T>>
+where
+    T::Err: std::fmt::Display,
+{
+    let Some(value) = CommandLine::value(line, key) else {
+        return Ok(None);
+    };
+    match value.parse() {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => bail!("{key}={value} on the kernel command line: {error}"),
+    }
 }
 
 /// The device that holds the image `id`, or is to, when it has appeared. Its name may not be the one that

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use kjump::image::Boot;
-use kjump::{Departure, Measure, Resumption, machine};
+use kjump::{Departure, Measure, Resumption, Verify, machine};
 
 use crate::cli;
 use crate::report::{self, say};
@@ -15,20 +15,33 @@ use crate::stopwatch::uptime;
 pub(crate) fn run(resume: &cli::Resume, measure: &Measure) -> Result<()> {
     let departure = departure(measure);
     let machine = machine::read()?;
-    let resumption = Resumption::open(&machine, &resume.image)?;
+    let resumption = if resume.force_again {
+        Resumption::open_again(&machine, &resume.image)?
+    } else {
+        Resumption::open(&machine, &resume.image)?
+    };
     let identity = resumption.image().identity();
     say!("image accepted: {} ({})", identity.release, identity.id);
 
     let image = Some(resume.image.as_path());
     let files = role::files(&resume.kernel, &machine.release, Role::Restore, image)?;
-    let append = format!(
+    let mut append = format!(
         "{} {}={} {}={departure}",
         files.append,
         Role::ID_KEY,
         identity.id,
         Role::CLOCK_KEY
     );
+    if resume.verify == Verify::Full {
+        append.push_str(&format!(" {}=full", Role::VERIFY_KEY));
+    }
+    if resumption.is_again() {
+        append.push_str(&format!(" {}=again", Role::FORCE_KEY));
+    }
     let kernel = files.kernel()?;
+    if !resume.other_kernel {
+        resumption.check_kernel(&kernel)?;
+    }
     let plan = resumption.plan(&Boot {
         kernel: &kernel,
         initramfs: &files.initramfs,

@@ -32,8 +32,18 @@ impl Role {
     /// When the kernel before began to leave, as a [`Departure`](kjump::Departure).
     pub(crate) const CLOCK_KEY: &str = "kjump.clock";
 
+    /// Whether an image is restored that was resumed already: `again`, or not.
+    pub(crate) const FORCE_KEY: &str = "kjump.force";
+
     /// Whether the pages that were free are saved too: `keep`, or not.
     pub(crate) const FREE_KEY: &str = "kjump.free";
+
+    /// How the image is compressed, and by how many threads.
+    pub(crate) const CODEC_KEY: &str = "kjump.codec";
+    pub(crate) const THREADS_KEY: &str = "kjump.threads";
+
+    /// How much of the image is checked before memory is written: `index` or `full`.
+    pub(crate) const VERIFY_KEY: &str = "kjump.verify";
 
     pub(crate) const ALL: [Self; 3] = [Self::Save, Self::Restore, Self::Back];
 

@@ -45,6 +45,12 @@ impl Stopwatch {
         self.lap = Instant::now();
     }
 
+    /// A phase ends; returns all that there were.
+    pub(crate) fn after(&mut self, name: &str) -> Phases {
+        self.lap(name);
+        self.phases.clone()
+    }
+
     /// Prints what is known by now.
     pub(crate) fn report(&self) {
         say!("phases: {}", self.phases);
