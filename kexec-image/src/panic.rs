@@ -137,6 +137,8 @@ mod tests {
             free_fill: None,
             uptime: 1,
             vmcoreinfo: PhysRange::new(0x3f00_0000, 0x3f00_1024),
+            platform: vmcore::image::Platform::default(),
+            volumes: Vec::new(),
         }
     }
 
