@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use vmcore::elf::{Core, CoreHeaders, Load};
-use vmcore::image::{Identity, ImageId, Jump, Layout, Paging};
+use vmcore::image::{Identity, ImageId, Jump, Layout, Paging, Platform};
 use vmcore::{MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap, Saved};
 
 /// Where files in memory are made.
@@ -48,6 +48,8 @@ pub fn machine(size: u64, pages: Pages) -> Saved<Core<Vec<u8>>> {
         memory,
         free_fill: None,
         uptime: 1,
+        platform: Platform::default(),
+        volumes: Vec::new(),
     };
     let jump = Jump {
         back: PhysAddr::new(0x1000),

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 
 use kjump::memory::elf::{Core, CoreHeaders, Load};
-use kjump::memory::image::{Codec, Identity, ImageId, Jump, Layout, Options, Paging};
+use kjump::memory::image::{Codec, Identity, ImageId, Jump, Layout, Options, Paging, Platform};
 use kjump::memory::{LeaveOut, MemoryKind, Phases, RangeMap, Saved};
 use kjump::{PhysAddr, PhysRange};
 
@@ -56,6 +56,8 @@ fn sample_image() -> Vec<u8> {
         memory,
         free_fill: None,
         uptime: 90_061,
+        platform: Platform::default(),
+        volumes: Vec::new(),
     };
     let mut headers = CoreHeaders::new();
     headers.load(Load {

@@ -10,7 +10,7 @@
 //! | boot block | trampoline, boot parameters, command line |
 //! | core headers | at the end, in whole pages that are reserved to the kernel; only when saving |
 
-use vmcore::elf::CoreHeaders;
+use vmcore::elf::{CoreHeaders, Load};
 use vmcore::image::{Identity, ImageId, Paging};
 use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
 
@@ -18,6 +18,7 @@ use crate::boot_block::{self, BootBlock};
 use crate::e820::{self, ONE_MIB};
 use crate::kernel::Part;
 use crate::plan::{LoadPlan, PlannedSegment, Purpose};
+use crate::trampoline::Backup;
 use crate::{CommandLine, Kernel, Machine, PlanError};
 
 /// Zeros that end a segment of notes: the reader in the kernel looks for a note without a name
@@ -38,11 +39,17 @@ pub struct Boot<'a> {
 /// All whole pages of RAM below 1 MiB: the kernel in the window starts its CPUs there.
 #[must_use]
 pub(crate) fn low_memory(machine: &Machine) -> RangeMap<()> {
+    all_low_memory(machine).shrink_to(PAGE_SIZE)
+}
+
+/// All RAM below 1 MiB, parts of pages too.
+#[must_use]
+pub(crate) fn all_low_memory(machine: &Machine) -> RangeMap<()> {
     let mut low = machine.iomem.ram();
     if let Some(above) = PhysRange::new(ONE_MIB, u64::MAX) {
         low.remove(above);
     }
-    low.shrink_to(PAGE_SIZE)
+    low
 }
 
 impl Machine {
@@ -66,6 +73,8 @@ impl Machine {
             memory: self.iomem.memory(),
             free_fill: self.free_fill,
             uptime: self.uptime,
+            platform: self.platform.clone(),
+            volumes: self.volumes.clone(),
         })
     }
 }
@@ -82,13 +91,14 @@ impl<'a> LoadPlan<'a> {
         boot: &Boot<'a>,
     ) -> Result<Self, PlanError> {
         let window = identity.window;
-        let core = CoreBlock::new(machine, identity);
+        let core = CoreBlock::new(machine, identity, &[], &RangeMap::new(), None);
         let core_at = tail(window, core.size(), "the core headers")?;
         let mut cmdline = CommandLine::new();
         cmdline
             .append(&format!("elfcorehdr={:#x}", core_at.start()))
             .push_jump_back_entry();
-        let (entry, mut segments) = assemble(machine, identity, boot, core_at.start(), cmdline)?;
+        let (entry, mut segments) =
+            assemble(machine, identity, boot, core_at.start(), cmdline, None)?;
         segments.push(PlannedSegment {
             what: "core headers",
             memory: core_at,
@@ -109,14 +119,14 @@ impl<'a> LoadPlan<'a> {
         boot: &Boot<'a>,
     ) -> Result<Self, PlanError> {
         let end = identity.window.end();
-        let (entry, segments) = assemble(machine, identity, boot, end, CommandLine::new())?;
+        let (entry, segments) = assemble(machine, identity, boot, end, CommandLine::new(), None)?;
         let segments = cover(identity, segments)?;
         allowed(machine, LoadPlan::new(Purpose::Restore, entry, segments)?)
     }
 }
 
 /// The last `size` bytes of `room`, in whole pages.
-fn tail(room: PhysRange, size: u64, what: &'static str) -> Result<PhysRange, PlanError> {
+pub(crate) fn tail(room: PhysRange, size: u64, what: &'static str) -> Result<PhysRange, PlanError> {
     size.checked_next_multiple_of(PAGE_SIZE)
         .and_then(|size| room.end().get().checked_sub(size))
         .and_then(|start| PhysRange::new(start, room.end().get()))
@@ -129,13 +139,14 @@ fn tail(room: PhysRange, size: u64, what: &'static str) -> Result<PhysRange, Pla
 }
 
 /// The entry, and the segments of kernel, initramfs and boot block, for a kernel that may use the
-/// window up to `usable_end`.
-fn assemble<'a>(
+/// window up to `usable_end`, after `backup` was made.
+pub(crate) fn assemble<'a>(
     machine: &Machine,
     identity: &Identity,
     boot: &Boot<'a>,
     usable_end: PhysAddr,
     mut cmdline: CommandLine,
+    backup: Option<Backup>,
 ) -> Result<(PhysAddr, Vec<PlannedSegment<'a>>), PlanError> {
     let kernel = boot.kernel;
     let window = identity.window;
@@ -184,6 +195,8 @@ fn assemble<'a>(
         initramfs: initramfs_at.and_then(|at| PhysRange::from_len(at.start(), initramfs_size)),
         rsdp: machine.rsdp,
         memory: &memory,
+        backup,
+        screen: None,
     };
     let mut segments = vec![PlannedSegment {
         what: "boot block",
@@ -204,7 +217,7 @@ fn assemble<'a>(
 }
 
 /// The segment of a part of the kernel. Parts need not be whole pages, or begin at one.
-fn kernel_part<'a>(
+pub(crate) fn kernel_part<'a>(
     kernel: &Kernel<'a>,
     part: &Part,
     window: PhysRange,
@@ -271,7 +284,10 @@ fn cover<'a>(
 
 /// Checks that the machine takes a plan of this size (`sanity_check_segment_list` in
 /// `kernel/kexec_core.c`).
-fn allowed<'a>(machine: &Machine, plan: LoadPlan<'a>) -> Result<LoadPlan<'a>, PlanError> {
+pub(crate) fn allowed<'a>(
+    machine: &Machine,
+    plan: LoadPlan<'a>,
+) -> Result<LoadPlan<'a>, PlanError> {
     let half = machine.iomem.ram().bytes() / 2;
     if plan.bytes() > half {
         return Err(PlanError::MoreThanHalf {
@@ -283,27 +299,43 @@ fn allowed<'a>(machine: &Machine, plan: LoadPlan<'a>) -> Result<LoadPlan<'a>, Pl
 }
 
 /// What the saving kernel makes `/proc/vmcore` of: headers of a core, and the note that says whose.
-struct CoreBlock {
-    memory: Vec<(PhysRange, u64)>,
-    vmcoreinfo: Option<PhysRange>,
+pub(crate) struct CoreBlock {
+    /// Memory, where it will be found, and the virtual address that its kernel has for it.
+    memory: Vec<(PhysRange, PhysAddr, u64)>,
+    /// Notes in the memory of the running kernel.
+    notes: Vec<PhysRange>,
     note: Vec<u8>,
 }
 
 impl CoreBlock {
-    fn new(machine: &Machine, identity: &Identity) -> Self {
+    /// Of the machine that says `identity`, with `notes` of its CPUs. Of the low memory `low` there is what
+    /// `backup` has, if that is made.
+    pub(crate) fn new(
+        machine: &Machine,
+        identity: &Identity,
+        notes: &[PhysRange],
+        low: &RangeMap<()>,
+        backup: Option<Backup>,
+    ) -> Self {
         let virt = |range: PhysRange| {
             let base = machine.direct_map?;
             base.checked_add(range.start().get())
         };
-        let memory = identity.saved_memory();
+        let saved = identity.saved_memory();
+        let in_place = saved.ranges().map(|range| (range, range.start()));
+        let put_aside = low.ranges().filter_map(|range| {
+            let backup = backup?;
+            let distance = range.start().offset_from(backup.from.start())?;
+            Some((range, backup.to.checked_add(distance)?))
+        });
         let mut note = identity.to_note();
         note.resize(note.len() + NOTES_END, 0);
         Self {
-            memory: memory
-                .ranges()
-                .map(|range| (range, virt(range).unwrap_or(0)))
+            memory: put_aside
+                .chain(in_place)
+                .map(|(range, at)| (range, at, virt(range).unwrap_or(0)))
                 .collect(),
-            vmcoreinfo: machine.vmcoreinfo,
+            notes: notes.iter().copied().chain(machine.vmcoreinfo).collect(),
             note,
         }
     }
@@ -312,21 +344,27 @@ impl CoreBlock {
     fn headers(&self, note_at: u64) -> CoreHeaders {
         let mut headers = CoreHeaders::new();
         headers.notes(note_at, self.note.len() as u64);
-        if let Some(info) = self.vmcoreinfo {
-            headers.notes(info.start().get(), info.len());
+        for notes in &self.notes {
+            headers.notes(notes.start().get(), notes.len());
         }
-        for (range, virt) in &self.memory {
-            headers.load_in_place(*range, *virt);
+        for (range, at, virt) in &self.memory {
+            headers.load(Load {
+                memory: *range,
+                offset: at.get(),
+                file_size: range.len(),
+                virt: *virt,
+            });
         }
         headers
     }
 
-    fn size(&self) -> u64 {
+    /// Its size in bytes.
+    pub(crate) fn size(&self) -> u64 {
         self.headers(0).size() + self.note.len() as u64
     }
 
     /// The block for the place `at`.
-    fn encode(&self, at: PhysAddr) -> Vec<u8> {
+    pub(crate) fn encode(&self, at: PhysAddr) -> Vec<u8> {
         // The block lies in the window, so that no address in it overflows.
         let note_at = at.get().saturating_add(self.headers(0).size());
         let mut bytes = self.headers(note_at).encode();

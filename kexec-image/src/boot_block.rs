@@ -4,6 +4,7 @@
 use vmcore::{MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
 
 use crate::boot_params::BootParams;
+use crate::trampoline::Backup;
 use crate::{CommandLine, Kernel, PlanError, boot_params, trampoline};
 
 /// What a kernel is entered with, apart from where the block itself will lie.
@@ -15,6 +16,10 @@ pub(crate) struct BootBlock<'a> {
     pub(crate) initramfs: Option<PhysRange>,
     pub(crate) rsdp: Option<PhysAddr>,
     pub(crate) memory: &'a RangeMap<MemoryKind>,
+    /// What is copied before the kernel is entered.
+    pub(crate) backup: Option<Backup>,
+    /// What the running kernel was told of the screen.
+    pub(crate) screen: Option<&'a [u8; boot_params::SCREEN_SIZE]>,
 }
 
 /// The trampoline has the first page, the boot parameters have the second.
@@ -58,8 +63,9 @@ impl BootBlock<'_> {
             initramfs: self.initramfs,
             rsdp: self.rsdp,
             memory: self.memory,
+            screen: self.screen,
         };
-        let mut block = trampoline::boot(entry, place(PARAMS)?, digits);
+        let mut block = trampoline::boot(entry, place(PARAMS)?, digits, self.backup);
         block.resize(PARAMS as usize, 0);
         block.extend(params.encode()?);
         block.extend(self.cmdline.encode(self.kernel.cmdline_max)?);

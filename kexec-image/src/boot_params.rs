@@ -11,6 +11,9 @@ use crate::{PlanError, e820};
 /// Size of the page.
 pub(crate) const SIZE: usize = 4096;
 
+/// Size of `struct screen_info`, which comes first.
+pub(crate) const SCREEN_SIZE: usize = 0x40;
+
 const ACPI_RSDP_ADDR: usize = 0x070;
 const EXT_RAMDISK_IMAGE: usize = 0x0c0;
 const EXT_RAMDISK_SIZE: usize = 0x0c4;
@@ -43,6 +46,8 @@ pub(crate) struct BootParams<'a> {
     pub(crate) rsdp: Option<PhysAddr>,
     /// All memory.
     pub(crate) memory: &'a RangeMap<MemoryKind>,
+    /// `struct screen_info`, if there is a screen to go on with.
+    pub(crate) screen: Option<&'a [u8; SCREEN_SIZE]>,
 }
 
 impl BootParams<'_> {
@@ -50,6 +55,9 @@ impl BootParams<'_> {
     pub(crate) fn encode(&self) -> Result<Vec<u8>, PlanError> {
         let mut page = vec![0; SIZE];
         page[SETUP_HEADER..][..self.setup_header.len()].copy_from_slice(self.setup_header);
+        if let Some(screen) = self.screen {
+            page[..SCREEN_SIZE].copy_from_slice(screen);
+        }
         page[TYPE_OF_LOADER] = LOADER_UNDEFINED;
         split(
             &mut page,
@@ -107,10 +115,12 @@ mod tests {
             initramfs: PhysRange::new(0x400_0000, 0x400_1234),
             rsdp: Some(PhysAddr::new(0x7fff_0014)),
             memory: &memory,
+            screen: Some(&[7; SCREEN_SIZE]),
         }
         .encode()
         .unwrap();
         assert_eq!(page.len(), SIZE);
+        assert_eq!(page[..0x40], [7; 0x40]);
         assert_eq!(LE::read_u32(&page[0x228..]), 0x2345_6000);
         assert_eq!(LE::read_u32(&page[0xc8..]), 1);
         assert_eq!(LE::read_u32(&page[0x218..]), 0x400_0000);

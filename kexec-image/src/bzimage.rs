@@ -108,7 +108,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, PlanError> {
         cmdline_max: LE::read_u32(&file[CMDLINE_SIZE..]) as usize,
         five_level: flags & XLF_5LEVEL_ENABLED != 0,
         setup_header: setup_header.to_vec(),
-        release: release(file),
+        version: version_string(file),
     })
 }
 
@@ -134,20 +134,17 @@ pub(crate) fn unpack(kernel: &Kernel<'_>) -> Option<Vec<u8>> {
     (vmlinux.starts_with(b"\x7fELF") && vmlinux.len() as u64 <= kernel.memory).then_some(vmlinux)
 }
 
-/// The first word of the version string that the header points to.
-fn release(file: &[u8]) -> Option<String> {
+/// The version string that the header points to.
+fn version_string(file: &[u8]) -> Option<String> {
     let offset = usize::from(LE::read_u16(&file[KERNEL_VERSION..]));
     if offset == 0 {
         return None;
     }
     let text = file.get(0x200 + offset..)?;
-    let end = text
-        .iter()
-        .take(256)
-        .position(|&byte| byte == b' ' || byte == 0)?;
+    let end = text.iter().take(256).position(|&byte| byte == 0)?;
     std::str::from_utf8(&text[..end])
         .ok()
-        .filter(|release| !release.is_empty())
+        .filter(|version| !version.is_empty() && !version.starts_with(' '))
         .map(str::to_owned)
 }
 

@@ -90,6 +90,21 @@ pub enum PlanError {
         /// The lowest address that the kernel takes.
         low: PhysAddr,
     },
+    /// There is no place for what is to be booted.
+    #[error(
+        "no place for {size} bytes: they must lie in one piece of RAM between {low} and 2 GiB; allow more (--mem-min, --mem-max), or use a smaller kernel or initramfs"
+    )]
+    NoRoom {
+        /// How much there has to be room for.
+        size: u64,
+        /// The lowest address that will do.
+        low: PhysAddr,
+    },
+    /// No memory is reserved for a crash kernel, or not where the kernel can lie.
+    #[error(
+        "no memory is reserved that this kernel can live in; boot the machine with crashkernel=256M"
+    )]
+    NoCrashMemory,
     /// The window may not lie where it was asked to.
     #[error("the window cannot lie at {window}: {why}")]
     WindowRefused {

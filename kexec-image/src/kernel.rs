@@ -46,7 +46,7 @@ pub struct Kernel<'a> {
     pub(crate) five_level: bool,
     /// The setup header, for the boot parameters: the bytes from 0x1f1 on.
     pub(crate) setup_header: Vec<u8>,
-    pub(crate) release: Option<String>,
+    pub(crate) version: Option<String>,
 }
 
 impl<'a> Kernel<'a> {
@@ -88,7 +88,7 @@ impl<'a> Kernel<'a> {
             cmdline_max: self.cmdline_max,
             five_level: self.five_level,
             setup_header: self.setup_header,
-            release: self.release,
+            version: self.version,
             ..unpacked
         })
     }
@@ -102,7 +102,13 @@ impl<'a> Kernel<'a> {
     /// The kernel's release, as `uname -r` prints it, if the file tells.
     #[must_use]
     pub fn release(&self) -> Option<&str> {
-        self.release.as_deref()
+        self.version()?.split(' ').next()
+    }
+
+    /// All that the file tells of its version: the release, who built it, where and when.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// How much memory the kernel takes from its base on, before it knows of any other, in bytes.

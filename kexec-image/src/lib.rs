@@ -7,8 +7,10 @@
 //! * [`Kernel`]: a bzImage or an ELF `vmlinux`, checked and measured.
 //! * [`Machine`]: what must be known of the machine that the plan is for.
 //! * [`window`](mod@window): the part of memory that the saving and the restoring kernel live in.
-//! * [`LoadPlan::saving`], [`LoadPlan::restoring`], [`LoadPlan::returning`]: the three things that are
-//!   ever loaded.
+//! * [`LoadPlan::saving`], [`LoadPlan::restoring`], [`LoadPlan::returning`]: the three things that
+//!   hibernation loads.
+//! * [`LoadPlan::booting`] and [`LoadPlan::catching`]: what else kexec is used for, a kernel that gets
+//!   the whole machine, and one that waits for a panic.
 //! * [`initramfs`]: the archive that such a kernel boots from.
 //!
 //! # Invariants
@@ -19,6 +21,7 @@
 //! * No memory outside the window and low memory is RAM to such a kernel.
 //! * The only `unsafe` is where the trampoline's machine code becomes a slice.
 
+mod alone;
 mod beside;
 mod boot_block;
 mod boot_params;
@@ -29,14 +32,17 @@ mod error;
 pub mod initramfs;
 mod kernel;
 mod machine;
+mod panic;
 mod plan;
 mod trampoline;
 mod vmlinux;
 pub mod window;
 
+pub use alone::Firmware;
 pub use beside::Boot;
 pub use cmdline::{CommandLine, JUMP_BACK_KEY};
 pub use error::PlanError;
 pub use kernel::{Kernel, KernelFormat};
 pub use machine::Machine;
+pub use panic::BACKUP_KEY;
 pub use plan::{LoadPlan, PlannedSegment, Purpose};

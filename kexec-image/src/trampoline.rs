@@ -21,7 +21,7 @@
 )]
 
 use byteorder::{ByteOrder, LE};
-use vmcore::PhysAddr;
+use vmcore::{PhysAddr, PhysRange};
 
 /// Where a kernel maps the read-only GDT of its first CPU: the second page of that CPU's entry area
 /// (`CPU_ENTRY_AREA_RO_IDT` plus a page, `arch/x86/include/asm/cpu_entry_area.h`). From Linux 6.2 on
@@ -51,7 +51,11 @@ core::arch::global_asm!(
     "    inc rdi",
     "    dec ecx",
     "    jnz 2b",
-    "3:  lea rsp, [rip + 69f]",
+    "3:  mov rsi, [rip + 64f]", // low memory that this kernel is about to use, put aside
+    "    mov rdi, [rip + 65f]",
+    "    mov rcx, [rip + 66f]",
+    "    rep movsb",
+    "    lea rsp, [rip + 69f]",
     "    lea rax, [rip + 6f]",
     "    mov [rip + 7f + 2], rax",
     "    lgdt [rip + 7f]",
@@ -76,6 +80,9 @@ core::arch::global_asm!(
     "    .balign 16",
     "    .fill 8, 8, 0", // a stack for the far return
     "69:",
+    "64: .quad 0",
+    "65: .quad 0",
+    "66: .quad 0",
     "70: .quad 0",
     "71: .quad 0",
     "72: .quad 0",
@@ -114,23 +121,38 @@ unsafe fn code(start: *const u8, end: *const u8) -> Vec<u8> {
     unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }.to_vec()
 }
 
+/// Memory that is copied before the kernel is entered that will use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Backup {
+    /// What is copied.
+    pub(crate) from: PhysRange,
+    /// Where to.
+    pub(crate) to: PhysAddr,
+}
+
 /// Code that enters a kernel: `entry` with `boot_params`. If `jump_back_digits` is given, the word on
-/// top of the stack goes there first, as 16 hexadecimal digits.
+/// top of the stack goes there first, as 16 hexadecimal digits; if `backup` is given, it is made.
 pub(crate) fn boot(
     entry: PhysAddr,
     boot_params: PhysAddr,
     jump_back_digits: Option<PhysAddr>,
+    backup: Option<Backup>,
 ) -> Vec<u8> {
     // SAFETY: the assembler put the two symbols around the code above, in read-only data.
     let mut code = unsafe { code(&raw const BOOT_START, &raw const BOOT_END) };
-    // The last three words of the code, in order.
-    let words = code.len() - 3 * 8;
-    LE::write_u64(
-        &mut code[words..],
+    // The last words of the code, in order. Of no backup, the length is 0.
+    let words = [
+        backup.map_or(0, |backup| backup.from.start().get()),
+        backup.map_or(0, |backup| backup.to.get()),
+        backup.map_or(0, |backup| backup.from.len()),
         jump_back_digits.unwrap_or_default().get(),
-    );
-    LE::write_u64(&mut code[words + 8..], boot_params.get());
-    LE::write_u64(&mut code[words + 16..], entry.get());
+        boot_params.get(),
+        entry.get(),
+    ];
+    let start = code.len() - 8 * words.len();
+    for (place, word) in code[start..].chunks_exact_mut(8).zip(words) {
+        LE::write_u64(place, word);
+    }
     code
 }
 
@@ -153,8 +175,8 @@ mod tests {
     #[test]
     fn words_are_filled_in_behind_the_code() {
         let [entry, params, digits] = [0x111, 0x222, 0x333].map(PhysAddr::new);
-        let with = boot(entry, params, Some(digits));
-        let without = boot(entry, params, None);
+        let with = boot(entry, params, Some(digits), None);
+        let without = boot(entry, params, None, None);
         assert_eq!(with.len(), without.len());
         assert!(with.len() < 4096);
         let differing: Vec<_> = (0..with.len())
@@ -164,6 +186,13 @@ mod tests {
         assert_eq!(differing, [words, words + 1]);
         assert_eq!(LE::read_u64(&with[words + 8..]), 0x222);
         assert_eq!(LE::read_u64(&with[words + 16..]), 0x111);
+        let from = PhysRange::new(0x1000, 0x9f000).unwrap();
+        let to = PhysAddr::new(0x5678_0000);
+        let saving = boot(entry, params, None, Some(Backup { from, to }));
+        let backup = saving.len() - 48;
+        let word = |at: usize| LE::read_u64(&saving[backup + at..]);
+        assert_eq!((word(0), word(8), word(16)), (0x1000, 0x5678_0000, 0x9e000));
+        assert_eq!(LE::read_u64(&without[backup + 16..]), 0);
         // `cli` is the first thing that happens.
         assert_eq!(with[0], 0xfa);
     }

@@ -97,7 +97,7 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, PlanError> {
         // The file does not tell. It is entered with the page tables of the kernel that jumps.
         five_level: true,
         setup_header: boot_params::plain_setup_header(),
-        release: None,
+        version: None,
     })
 }
 

@@ -160,6 +160,26 @@ pub fn choose(
         .ok_or(none)
 }
 
+/// The memory that is reserved for a crash kernel, as far as `kernel` can live in it: from the first place
+/// that it can lie at. Of several pieces it is the largest.
+///
+/// # Errors
+///
+/// [`PlanError::NoCrashMemory`] if nothing is reserved, or not where the kernel can lie.
+pub fn reserved(iomem: &IoMem, kernel: &Kernel<'_>) -> Result<PhysRange, PlanError> {
+    let (low, align) = kernel.placement();
+    iomem
+        .crash_kernel()
+        .filter_map(|range| {
+            let start = range.start().max(low).align_up(align)?;
+            let end = range.end().align_down(PAGE_SIZE);
+            PhysRange::new(start.get(), end.get()).filter(|piece| range.covers(*piece))
+        })
+        .filter(|piece| kernel.check_base(*piece).is_ok())
+        .max_by_key(|piece| piece.len())
+        .ok_or(PlanError::NoCrashMemory)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -213,6 +233,19 @@ mod tests {
         };
         assert_eq!(choose(0x200_0000), 0x300_0000);
         assert_eq!(choose(0x3e00_0000), 0x100_0000);
+    }
+
+    #[test]
+    fn what_is_reserved_for_a_crash_is_for_those_who_ask() {
+        let file = sample(5000);
+        let kernel = Kernel::parse(&file).unwrap();
+        let window = reserved(&iomem(0x200_0000), &kernel).unwrap();
+        assert_eq!(window, PhysRange::new(0x3000_0000, 0x3400_0000).unwrap());
+        let none = IoMem::parse("00100000-3ffdffff : System RAM\n").unwrap();
+        assert!(matches!(
+            reserved(&none, &kernel),
+            Err(PlanError::NoCrashMemory)
+        ));
     }
 
     #[test]

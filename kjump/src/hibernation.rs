@@ -3,7 +3,7 @@
 use kexec_image::{Boot, Kernel, LoadPlan, Machine, window};
 use vmcore::image::{Identity, ImageId, largest_size};
 
-use crate::{Error, jump};
+use crate::{Error, jump, volumes};
 
 /// What a machine needs to hibernate.
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +34,13 @@ impl<'a> Hibernation<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Plan`] that says what does not fit.
+    /// [`Error::Plan`] that says what does not fit, or [`Error::HiddenVolume`] if something is mounted that the
+    /// saving kernel could not look at.
     pub fn prepare(&self) -> Result<Prepared<'a>, Error> {
+        volumes::check_visible(&self.machine.volumes)?;
         let window = window::choose(&self.machine.iomem, self.kernel, self.window)?;
-        let identity = self.machine.identity(random_id()?, window)?;
+        let mut identity = self.machine.identity(random_id()?, window)?;
+        identity.platform.saver = self.kernel.version().unwrap_or_default().to_owned();
         let boot = Boot {
             kernel: self.kernel,
             initramfs: self.initramfs,
@@ -67,7 +70,11 @@ impl Prepared<'_> {
 }
 
 /// A new id.
-fn random_id() -> Result<ImageId, Error> {
+///
+/// # Errors
+///
+/// [`Error::Read`] if there is no `/dev/urandom`.
+pub fn random_id() -> Result<ImageId, Error> {
     use std::io::Read as _;
     let path = std::path::Path::new("/dev/urandom");
     let mut id = [0; 16];

@@ -9,6 +9,8 @@
 //! | C | is booted later; loads D where B was, and leaves for it | [`Resumption`] |
 //! | D | writes A's memory back and jumps into A | [`Restoration`] |
 //!
+//! A kernel B that was loaded for panics sees a machine that will not go on: [`Crashed`].
+//!
 //! A goes on where its jump was, with a return value. All four can be the same kernel file.
 //!
 //! ```no_run
@@ -50,26 +52,34 @@ struct Readme;
 
 mod calibration;
 mod clock;
+mod crashed;
 mod device;
 pub mod doctor;
 mod error;
+pub mod filesystem;
 mod hibernation;
 mod jump;
 pub mod machine;
+mod moment;
+pub mod protocol;
 mod restoration;
 mod resumption;
 mod sleeper;
 mod target;
 mod threads;
+pub mod volumes;
 
 pub use calibration::Calibration;
 pub use clock::{Departure, Measure, NoDeparture};
+pub use crashed::Crashed;
 pub use device::{DeviceReader, DeviceSink};
 pub use error::Error;
-pub use hibernation::{Hibernation, Prepared};
+pub use hibernation::{Hibernation, Prepared, random_id};
 pub use jump::{jump, jump_back};
-pub use restoration::{Restoration, Restored, Verify, open_memory};
-pub use resumption::Resumption;
+pub use moment::Moment;
+pub use protocol::Protocol;
+pub use restoration::{Restoration, Restored, Verify, memory_device, open_memory};
+pub use resumption::{Check, Resumption};
 pub use sleeper::Sleeper;
 pub use target::{ImageTarget, Outcome, find_image};
 pub use threads::threads_for;

@@ -5,13 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
-use kexec_image::{CommandLine, Machine};
+use kexec_image::{CommandLine, Firmware, Machine};
 use kexec_sys::KernelState;
 use vmcore::elf::{Notes, direct_map_base};
-use vmcore::image::Paging;
+use vmcore::image::{Paging, Platform};
 use vmcore::{IoMem, PhysAddr, PhysRange, ReadFile};
 
-use crate::Error;
+use crate::{Error, Moment, volumes};
 
 /// Reads the facts of the running machine.
 ///
@@ -44,6 +44,8 @@ pub fn read_at(root: &Path) -> Result<Machine, Error> {
         ),
         uptime: uptime(&read_text(root, "proc/uptime")?),
         vmcoreinfo: vmcoreinfo(root),
+        platform: platform(root)?,
+        volumes: volumes::in_use_at(root)?,
     })
 }
 
@@ -67,6 +69,134 @@ fn iomem_at(root: &Path) -> Result<IoMem, Error> {
 /// [`Error::Read`] if `/proc` is not mounted.
 pub fn command_line() -> Result<String, Error> {
     Ok(read_text(Path::new("/"), "proc/cmdline")?.trim().to_owned())
+}
+
+/// The hardware, as far as the kernel counts on it.
+fn platform(root: &Path) -> Result<Platform, Error> {
+    // What is not there, or not to be read, is not known.
+    let firmware = |name: &str| {
+        let path = format!("sys/class/dmi/id/{name}");
+        read_text(root, &path).map_or(String::new(), |text| text.trim().to_owned())
+    };
+    let cpuinfo = read_text(root, "proc/cpuinfo")?;
+    let field = |name: &str| {
+        let line = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.split_once(':'));
+        line.map_or(String::new(), |(_, value)| value.trim().to_owned())
+    };
+    Ok(Platform {
+        vendor: firmware("sys_vendor"),
+        product: firmware("product_name"),
+        board: firmware("board_name"),
+        uuid: firmware("product_uuid"),
+        cpu: field("model name"),
+        features: features(&field("flags")),
+        saver: String::new(),
+        time: Moment::now().0,
+    })
+}
+
+/// The features of the CPU among `flags`: some follow from the kernel's parameters and not from the CPU
+/// (`nopti` and `no5lvl`), and the depth of page tables is known by itself.
+fn features(flags: &str) -> String {
+    let features: Vec<&str> = flags
+        .split_whitespace()
+        .filter(|flag| !matches!(*flag, "la57" | "pti"))
+        .collect();
+    features.join(" ")
+}
+
+/// What the firmware and the boot loader told the running kernel.
+///
+/// # Errors
+///
+/// [`Error::Read`] or [`Error::IoMem`] if the kernel shows neither the firmware's memory map
+/// (`CONFIG_FIRMWARE_MEMMAP`) nor its own.
+pub fn firmware() -> Result<Firmware, Error> {
+    firmware_at(Path::new("/"))
+}
+
+fn firmware_at(root: &Path) -> Result<Firmware, Error> {
+    let memory = match firmware_map(root) {
+        Some(text) => IoMem::parse(&text)?.memory(),
+        None => iomem_at(root)?.memory(),
+    };
+    // `orig_video_isVGA` in `struct screen_info`: 0 where there is no screen that a kernel could use.
+    let screen = fs::read(root.join("sys/kernel/boot_params/data"))
+        .ok()
+        .and_then(|params| <[u8; 64]>::try_from(params.get(..64)?).ok())
+        .filter(|screen| screen[0x0f] != 0);
+    Ok(Firmware { memory, screen })
+}
+
+/// The firmware's memory map (`Documentation/ABI/testing/sysfs-firmware-memmap`) in the form of
+/// `/proc/iomem`. What kinds it has that are not known here is reserved.
+fn firmware_map(root: &Path) -> Option<String> {
+    let mut text = String::new();
+    for entry in fs::read_dir(root.join("sys/firmware/memmap")).ok()? {
+        let entry = entry.ok()?.path();
+        let field = |name: &str| {
+            let value = fs::read_to_string(entry.join(name)).ok()?;
+            Some(value.trim().to_owned())
+        };
+        let address = |name| u64::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
+        let (start, end) = (address("start")?, address("end")?);
+        let kind = match field("type")?.as_str() {
+            known @ ("System RAM"
+            | "ACPI Tables"
+            | "ACPI Non-volatile Storage"
+            | "Unusable memory"
+            | "Persistent Memory") => known.to_owned(),
+            _ => "Reserved".to_owned(),
+        };
+        text.push_str(&format!("{start:08x}-{end:08x} : {kind}\n"));
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// Where each CPU leaves its registers when the running kernel panics
+/// (`Documentation/ABI/testing/sysfs-devices-system-cpu`, `crash_notes`).
+///
+/// # Errors
+///
+/// [`Error::Read`] if the kernel does not tell: it was built without `CONFIG_CRASH_DUMP`.
+pub fn crash_notes() -> Result<Vec<PhysRange>, Error> {
+    crash_notes_at(Path::new("/"))
+}
+
+fn crash_notes_at(root: &Path) -> Result<Vec<PhysRange>, Error> {
+    let cpus = root.join("sys/devices/system/cpu");
+    let mut notes = Vec::new();
+    for entry in fs::read_dir(&cpus).map_err(Error::read(&cpus))?.flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name
+            .strip_prefix("cpu")
+            .and_then(|number| number.parse::<u32>().ok());
+        let Some(number) = number else { continue };
+        let read = |name: &str| {
+            let path = path.join(name);
+            fs::read_to_string(&path).map_err(Error::read(&path))
+        };
+        // A CPU that never was on line has none.
+        let Ok(address) = read("crash_notes") else {
+            continue;
+        };
+        let address = u64::from_str_radix(address.trim(), 16).ok();
+        let size = read("crash_notes_size")?.trim().parse().ok();
+        if let (Some(address), Some(size)) = (address, size)
+            && let Some(note) = PhysRange::from_len(PhysAddr::new(address), size)
+        {
+            notes.push((number, note));
+        }
+    }
+    if notes.is_empty() {
+        let missing = std::io::ErrorKind::NotFound.into();
+        return Err(Error::read(&cpus.join("cpu0/crash_notes"))(missing));
+    }
+    notes.sort_unstable_by_key(|(number, _)| *number);
+    Ok(notes.into_iter().map(|(_, note)| note).collect())
 }
 
 /// The most that is read of a file that the kernel shows.
@@ -225,6 +355,11 @@ mod tests {
         write("proc/cmdline", b"quiet init_on_free=1\n");
         write("proc/iomem", b"00100000-3fffffff : System RAM\n");
         write("proc/cpuinfo", b"processor : 0\nflags\t\t: fpu la57 lm\n");
+        write(
+            "proc/1/mountinfo",
+            b"22 1 0:5 / /dev rw - devtmpfs none rw\n",
+        );
+        write("sys/class/dmi/id/product_name", b"Some Machine\n");
         write("sys/kernel/vmcoreinfo", b"3f001000 1024\n");
         write("sys/kernel/notes", &encode_note("GNU", 3, &[0xab; 20]));
         write(
@@ -246,6 +381,10 @@ mod tests {
         assert_eq!(machine.paging, Paging::FiveLevel);
         assert_eq!(machine.free_fill, Some(0));
         assert_eq!(machine.uptime, 93_784);
+        assert_eq!(machine.platform.product, "Some Machine");
+        assert_eq!(machine.platform.vendor, "");
+        assert_eq!(machine.platform.features, "fpu lm");
+        assert_eq!(machine.volumes, []);
         assert_eq!(machine.rsdp, Some(PhysAddr::new(0x3f77_e014)));
         assert_eq!(machine.direct_map, Some(0xffff_8880_0000_0000));
         assert_eq!(machine.vmcoreinfo, PhysRange::new(0x3f00_1000, 0x3f00_2024));
@@ -326,5 +465,50 @@ mod tests {
         )
         .unwrap();
         assert!(matches!(read_at(root.path()), Err(Error::IoMem(_))));
+    }
+
+    #[test]
+    fn the_firmwares_map_comes_before_the_kernels() {
+        let root = root();
+        let memory = |root: &tempfile::TempDir| firmware_at(root.path()).unwrap().memory;
+        assert_eq!(memory(&root).bytes(), 0x3ff0_0000);
+        for (number, start, end, kind) in [
+            (0, "0x0", "0x9fbff", "System RAM"),
+            (1, "0x9fc00", "0x9ffff", "Reserved"),
+            (2, "0xe0000000", "0xefffffff", "Soft Reserved"),
+        ] {
+            let entry = root.path().join(format!("sys/firmware/memmap/{number}"));
+            fs::create_dir_all(&entry).unwrap();
+            for (name, value) in [("start", start), ("end", end), ("type", kind)] {
+                fs::write(entry.join(name), format!("{value}\n")).unwrap();
+            }
+        }
+        let map = memory(&root);
+        let kinds: Vec<_> = map.iter().map(|(_, kind)| *kind).collect();
+        use vmcore::MemoryKind::{Ram, Reserved};
+        assert_eq!(kinds, [Ram, Reserved, Reserved]);
+        assert!(firmware_at(root.path()).unwrap().screen.is_none());
+        let params = root.path().join("sys/kernel/boot_params");
+        fs::create_dir_all(&params).unwrap();
+        fs::write(params.join("data"), [1; 4096]).unwrap();
+        assert_eq!(firmware_at(root.path()).unwrap().screen, Some([1; 64]));
+    }
+
+    #[test]
+    fn notes_of_cpus_come_in_their_order() {
+        let root = root();
+        assert!(crash_notes_at(root.path()).is_err());
+        for (cpu, address) in [(10, "3e002000"), (2, "3e001000")] {
+            let entry = root.path().join(format!("sys/devices/system/cpu/cpu{cpu}"));
+            fs::create_dir_all(&entry).unwrap();
+            fs::write(entry.join("crash_notes"), format!("{address}\n")).unwrap();
+            fs::write(entry.join("crash_notes_size"), "368\n").unwrap();
+        }
+        // Not all that begins with these letters is a CPU.
+        fs::create_dir_all(root.path().join("sys/devices/system/cpu/cpufreq")).unwrap();
+        let notes = crash_notes_at(root.path()).unwrap();
+        let starts: Vec<u64> = notes.iter().map(|note| note.start().get()).collect();
+        assert_eq!(starts, [0x3e00_1000, 0x3e00_2000]);
+        assert_eq!(notes[0].len(), 368);
     }
 }

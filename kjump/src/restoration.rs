@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
-use vmcore::image::{Codec, Header, Identity, Image, Jump, Layout};
+use vmcore::image::{Codec, Header, Identity, Image, ImageError, Jump, Layout};
 use vmcore::{Memory, MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap, Saved, SavedFile};
 
+use crate::volumes::{self, PATIENCE};
 use crate::{DeviceReader, Error, jump, machine, threads_for};
 
 /// A machine that is to be restored by this kernel: one in an image, or in an ELF core that tells of the
@@ -51,6 +52,18 @@ impl FromStr for Verify {
     }
 }
 
+/// The device by which old memory is reached unless another one is asked for: `/dev/oldmem` where a kernel
+/// has it, else `/dev/mem`.
+#[must_use]
+pub fn memory_device() -> &'static Path {
+    let oldmem = Path::new(FileTarget::OLDMEM);
+    if oldmem.exists() {
+        oldmem
+    } else {
+        Path::new(DevMem::PATH)
+    }
+}
+
 /// Opens what is at `path` to restore to: `/dev/mem` and `/dev/oldmem` are the machine's memory, with a
 /// guard; all else is a plain file, which is made if it is not there.
 ///
@@ -84,12 +97,30 @@ impl Restoration {
     /// [`Error::Image`] with the reason why an image cannot be resumed, [`Error::File`] if it is none and no core
     /// either, [`Error::NoJump`] if a core does not tell how to get back into its machine.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_if(path, false)
+    }
+
+    /// As [`open`](Self::open), for those who know what they do: an image that was resumed already is taken
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_again(path: &Path) -> Result<Self, Error> {
+        Self::open_if(path, true)
+    }
+
+    fn open_if(path: &Path, again: bool) -> Result<Self, Error> {
         let reader = || DeviceReader::open(path).map_err(Error::open(path));
         let mut magic = [0; 8];
         let is_image = vmcore::ReadAt::read_exact_at(&reader()?, &mut magic, 0).is_ok()
             && &magic == Header::MAGIC;
         if is_image {
-            let image = Image::open(reader()?).map_err(Error::image(path))?;
+            let (image, resumable) = Image::examine(reader()?).map_err(Error::image(path))?;
+            match resumable {
+                Err(ImageError::Resumed) if again => {}
+                other => other.map_err(Error::image(path))?,
+            }
             return Ok(Self {
                 path: path.to_owned(),
                 identity: image.identity().clone(),
@@ -160,17 +191,36 @@ impl Restoration {
         }
     }
 
+    /// Checks that nobody used the machine's devices since it was saved. Of a core that is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UsedVolume`] and its like, which name the device.
+    pub fn check_volumes(&self) -> Result<(), Error> {
+        if !self.is_image() {
+            return Ok(());
+        }
+        let here = volumes::in_use()?;
+        for volume in &self.identity.volumes {
+            volumes::check(volume, &here, &self.path, PATIENCE)?;
+        }
+        Ok(())
+    }
+
     /// Writes all memory of the machine to `memory`, after [`check`](Self::check)ing it, on all CPUs.
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check), before the first byte is written; [`Error::Restore`] later if a byte
-    /// could not be brought over.
+    /// As [`check`](Self::check) and [`check_volumes`](Self::check_volumes), before the first byte is
+    /// written; [`Error::Restore`] later if a byte could not be brought over.
     pub fn restore(
         self,
         memory: Box<dyn Target>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Restored, Error> {
+        if memory.is_memory() {
+            self.check_volumes()?;
+        }
         let machine = self.identity.saved_memory();
         let plan = self.plan(&machine);
         let threads = threads_for(Codec::Lz4);
@@ -231,12 +281,19 @@ impl Restored {
             .ok_or(MemoryError::Absent { addr: back })?;
         let page = self.memory.read(page)?;
         jump::load_way_back(back, &page, identity.window)?;
+        let Source::Image(image) = source else {
+            return jump::leave();
+        };
+        let mark = |source| Error::Mark {
+            path: path.clone(),
+            source,
+        };
+        let file = OpenOptions::new().write(true).open(&path).map_err(mark)?;
         // From here on the image is stale, so nothing but the jump comes after.
-        if let Source::Image(image) = source {
-            let file = OpenOptions::new().write(true).open(&path);
-            file.and_then(|file| image.mark_resumed(&file))
-                .map_err(|source| Error::Mark { path, source })?;
-        }
-        jump::leave()
+        image.mark_resumed(&file).map_err(mark)?;
+        jump::leave().inspect_err(|_| {
+            // The machine did not go on, so it can be tried again. If this fails too, it cannot.
+            let _ = image.unmark_resumed(&file);
+        })
     }
 }

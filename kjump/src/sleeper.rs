@@ -19,7 +19,7 @@ use vmcore::{
 };
 
 use crate::device::DeviceSink;
-use crate::{Error, jump, machine, target};
+use crate::{Error, jump, machine, target, volumes};
 
 /// The machine that jumped to this kernel and sleeps: its memory, and the way back into it.
 #[derive(Debug)]
@@ -98,8 +98,8 @@ impl Sleeper {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongTarget`] if the device is not the one, before anything is written;
-    /// [`Error::WriteImage`] if it cannot be written.
+    /// [`Error::WrongTarget`] if the device is not the one, before anything is written; else as
+    /// [`write`](Self::write).
     pub fn save(
         &self,
         path: &Path,
@@ -113,11 +113,12 @@ impl Sleeper {
         self.write(path, &device, options, leave_out, phases, progress)
     }
 
-    /// Saves the machine to `sink`, which `path` is the name of, as an image.
+    /// Saves the machine to `sink`, which `path` is the name of, as an image, after a look at the devices
+    /// that the machine counts on.
     ///
     /// # Errors
     ///
-    /// [`Error::WriteImage`] if it cannot be written.
+    /// [`Error::WriteImage`] if it cannot be written, [`Error::UnreadVolume`] if a device cannot be looked at.
     pub fn write(
         &self,
         path: &Path,
@@ -127,8 +128,10 @@ impl Sleeper {
         phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Written, Error> {
+        let mut identity = self.identity.clone();
+        volumes::record(&mut identity.volumes)?;
         self.machine
-            .write_image(sink, options, leave_out, phases, progress)
+            .write_image_as(&identity, sink, options, leave_out, phases, progress)
             .map_err(Error::write_image(path))
     }
 

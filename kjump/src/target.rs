@@ -187,7 +187,7 @@ mod tests {
     use std::io::Write as _;
 
     use vmcore::elf::{Core, CoreHeaders};
-    use vmcore::image::{Codec, Jump, Layout, Options, Paging};
+    use vmcore::image::{Codec, Jump, Layout, Options, Paging, Platform};
     use vmcore::{LeaveOut, Phases, PhysAddr, PhysRange, RangeMap, Saved};
 
     use super::*;
@@ -203,6 +203,8 @@ mod tests {
             memory: RangeMap::new(),
             free_fill: None,
             uptime: 90_061,
+            platform: Platform::default(),
+            volumes: Vec::new(),
         }
     }
 

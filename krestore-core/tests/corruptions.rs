@@ -11,7 +11,7 @@ use krestore_core::{
 };
 use vmcore::elf::{Core, CoreHeaders, Load};
 use vmcore::image::{
-    Codec, Identity, Image, ImageId, ImageStream, Jump, Layout, Options, Paging, Stream,
+    Codec, Identity, Image, ImageId, ImageStream, Jump, Layout, Options, Paging, Platform, Stream,
 };
 use vmcore::{
     IoMem, LeaveOut, MemoryKind, PAGE_SIZE, Phases, PhysAddr, PhysRange, RangeMap, Saved,
@@ -87,6 +87,8 @@ fn machine() -> Saved<Core<Vec<u8>>> {
         memory,
         free_fill: None,
         uptime: 7,
+        platform: Platform::default(),
+        volumes: Vec::new(),
     };
     let jump = Jump {
         back: PhysAddr::new(2 * PAGE_SIZE),

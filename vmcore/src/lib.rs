@@ -11,6 +11,7 @@
 //!   memory; above all, which pages were free.
 //! * [`Swap`] and [`View`]: what changed places when a machine jumped, and its memory with that undone.
 //! * [`Saved`] and [`SavedFile`]: all of this for a machine, whatever file it was saved to.
+//! * [`DumpLevel`]: what of a machine that crashed is of no interest.
 //! * [`image`]: the hibernation image, memory in compressed and checked chunks.
 //! * [`Progress`] and [`Phases`]: how far long work has come, and how long what came before it took.
 //!
@@ -27,6 +28,7 @@
 mod address;
 mod block_buffer;
 mod classify;
+mod dump_level;
 pub mod elf;
 #[cfg(test)]
 mod fake_machine;
@@ -51,6 +53,7 @@ mod vmcoreinfo;
 pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
 pub use block_buffer::{BLOCK, BlockBuffer};
 pub use classify::{Classifier, Counts, for_each_run};
+pub use dump_level::{DumpLevel, DumpLevelError};
 pub use file::{FileError, Format, SavedFile, Stored};
 pub use iomem::{IoMem, IoMemEntry, IoMemError};
 pub use mapped::MappedFile;

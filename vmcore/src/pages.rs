@@ -32,6 +32,9 @@ pub enum PageUse {
     Anonymous,
     /// Contents of files, or of swap.
     Cache,
+    /// Contents of files with which the file system keeps something of its own, such as where on the disk
+    /// they belong.
+    CachePrivate,
     /// Small objects of the kernel.
     Slab,
     /// A huge page of hugetlbfs (kernels from 6.9 on).

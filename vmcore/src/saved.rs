@@ -318,9 +318,25 @@ impl<M: Memory + Sync> Saved<M> {
         phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Written, WriteError> {
-        let (Some(identity), Some(jump)) = (&self.identity, self.jump) else {
-            return Err(WriteError::NoJump);
-        };
+        let identity = self.identity.as_ref().ok_or(WriteError::NoJump)?;
+        self.write_image_as(identity, sink, options, leave_out, phases, progress)
+    }
+
+    /// As [`write_image`](Self::write_image), where more is known of the machine by now than it said itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_image`](Self::write_image).
+    pub fn write_image_as(
+        &self,
+        identity: &Identity,
+        sink: &impl Sink,
+        options: Options,
+        leave_out: LeaveOut,
+        phases: &mut dyn FnMut() -> Phases,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Written, WriteError> {
+        let jump = self.jump.ok_or(WriteError::NoJump)?;
         let raw = self
             .raw()
             .map_err(|error| WriteError::Swap(error.to_string()))?;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use vmcore::elf::{Core, CoreHeaders, Load, Notes, direct_map_base, encode_note};
 use vmcore::image::{
     self, Codec, Header, Identity, Image, ImageId, ImageMemory, ImageStream, Jump, Layout, Options,
-    Paging,
+    Paging, Platform,
 };
 use vmcore::kdump::{Dump, Flattened};
 use vmcore::{
@@ -199,6 +199,8 @@ fn identity() -> Identity {
         memory,
         free_fill: None,
         uptime: 90_061,
+        platform: Platform::default(),
+        volumes: Vec::new(),
     }
 }
 
@@ -416,7 +418,7 @@ proptest! {
         let file = record_with(number, at, value);
         bounded(file.len(), 8, || {
             if let Ok((image, _)) = Image::examine(file.as_slice()) {
-                let _ = image.index().map(|index| index.count());
+                let _ = image.index().map(Iterator::count);
                 let _ = ImageMemory::open(image);
             }
             if let Ok(mut stream) = ImageStream::open(file.as_slice()) {

@@ -19,6 +19,10 @@ pub(crate) struct Binaries {
     pub(crate) kjump: PathBuf,
     /// First process of A and C.
     pub(crate) guest: PathBuf,
+    /// The tools of the 2007 mail.
+    pub(crate) kexec: PathBuf,
+    /// The other one.
+    pub(crate) krestore: PathBuf,
 }
 
 /// Builds the binaries, in a target folder of their own: they are linked another way than the rest,
@@ -38,6 +42,7 @@ pub(crate) fn binaries() -> Result<Binaries> {
             TARGET,
         ])
         .args(["--package", "kjump-examples", "--bin", "kjump"])
+        .args(["--bin", "kexec", "--bin", "krestore"])
         .args(["--package", "lab-guest", "--bin", "lab-guest"])
         .status()
         .context("starting cargo")?;
@@ -48,6 +53,8 @@ pub(crate) fn binaries() -> Result<Binaries> {
     Ok(Binaries {
         kjump: built.join("kjump"),
         guest: built.join("lab-guest"),
+        kexec: built.join("kexec"),
+        krestore: built.join("krestore"),
     })
 }
 

@@ -13,6 +13,11 @@ pub(crate) fn create(path: &Path, mib: u64) -> Result<()> {
         .with_context(|| format!("creating {}", path.display()))
 }
 
+/// Copies a disk; what is zero in it takes no space.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp").arg("--sparse=always").arg(from).arg(to)).map(drop)
+}
+
 /// Makes a disk of `mib` MiB with an empty ext4 file system.
 pub(crate) fn create_ext4(path: &Path, mib: u64) -> Result<()> {
     create(path, mib)?;
@@ -27,17 +32,25 @@ pub(crate) fn check_ext4(disk: &Path) -> Result<()> {
 /// Fails unless the file `path` in the file system on `disk` has the checksum `crc32`.
 pub(crate) fn check_file(disk: &Path, path: &str, crc32: u32) -> Result<()> {
     let copy = disk.with_extension("copy");
-    run(Command::new("debugfs")
-        .arg("-R")
-        .arg(format!("dump {path} {}", copy.display()))
-        .arg(disk))?;
-    // debugfs makes no copy of a file that is not there, and still ends well.
-    let bytes = fs::read(&copy).with_context(|| format!("{path} is not on the disk"))?;
+    take_file(disk, path, &copy)?;
+    let bytes = fs::read(&copy).with_context(|| format!("reading {}", copy.display()))?;
     fs::remove_file(&copy).with_context(|| format!("removing {}", copy.display()))?;
     let found = crc32fast::hash(&bytes);
     if found != crc32 {
         bail!("{path} has checksum {found:08x}, but the machine wrote {crc32:08x}");
     }
+    Ok(())
+}
+
+/// Copies the file `path` in the file system on `disk` to `copy`.
+pub(crate) fn take_file(disk: &Path, path: &str, copy: &Path) -> Result<()> {
+    run(Command::new("debugfs")
+        .arg("-R")
+        .arg(format!("dump {path} {}", copy.display()))
+        .arg(disk))?;
+    // debugfs makes no copy of a file that is not there, and still ends well.
+    copy.metadata()
+        .with_context(|| format!("{path} is not on the disk"))?;
     Ok(())
 }
 

@@ -10,14 +10,18 @@ mod bench;
 mod build;
 mod check;
 mod console;
+mod control;
 mod course;
 mod demo;
 mod disk;
+mod faults;
 mod judge;
 mod lab;
 mod machine;
 mod makedumpfile;
+mod module;
 mod qemu;
+mod rfc;
 mod run;
 mod scenario;
 mod settings;
@@ -60,9 +64,19 @@ const TASKS: &[Task] = &[
         run: vm::main,
     },
     Task {
+        name: "rfc",
+        summary: "go through the 2007 mail with `kexec` and `krestore`, and compare with kexec-tools",
+        run: rfc::main,
+    },
+    Task {
         name: "analyse",
         summary: "show what crash, drgn, gdb and makedumpfile make of a core",
         run: analysis::main,
+    },
+    Task {
+        name: "faults",
+        summary: "cut the power at many moments of a save and a resume, and judge what becomes of the machine",
+        run: faults::main,
     },
     Task {
         name: "bench",

@@ -29,6 +29,8 @@ pub(crate) struct Vm {
     log: PathBuf,
     last: VecDeque<Line>,
     verbose: bool,
+    /// Whether a crash is a line like any other.
+    tolerant: bool,
 }
 
 impl Vm {
@@ -74,13 +76,19 @@ impl Vm {
             log: log.to_owned(),
             last: VecDeque::new(),
             verbose,
+            tolerant: false,
         })
+    }
+
+    /// From now on a crash is a line like any other.
+    pub(crate) fn tolerate_crashes(&mut self) {
+        self.tolerant = true;
     }
 
     /// Waits for the next line. `None` when the machine is off; an error when it crashed or is late.
     pub(crate) fn next_line(&mut self) -> Result<Option<Line>> {
         match self.receive(self.deadline) {
-            Ok(line) if console::is_crash(&line.text) => {
+            Ok(line) if !self.tolerant && console::is_crash(&line.text) => {
                 let aftermath = Instant::now() + AFTERMATH;
                 while self.receive(aftermath).is_ok() {}
                 Err(self.failure(&format!("a crash: {}", line.text)))
@@ -97,6 +105,15 @@ impl Vm {
                 let limit = self.deadline - self.started;
                 Err(self.failure(&format!("not done after {} s", limit.as_secs())))
             }
+        }
+    }
+
+    /// As [`next_line`](Self::next_line), but `None` at `until` too. A crash is no error then.
+    pub(crate) fn next_line_until(&mut self, until: Instant) -> Result<Option<Line>> {
+        match self.receive(until) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
         }
     }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::check::{self, Checked};
-use crate::course::Course;
+use crate::course::{Change, Course};
 use crate::lab::Kernel;
+use crate::rfc;
 use crate::settings::Settings;
 use crate::transcript::Transcript;
 
@@ -26,6 +27,8 @@ pub(crate) struct Scenario {
     pub(crate) judge: fn(&[Transcript]) -> Result<()>,
     /// Looks at the image that is there in the end, and tells in a line what it found.
     pub(crate) check: Option<fn(&Checked<'_>) -> Result<String>>,
+    /// Kernels that it needs besides the machine's own.
+    pub(crate) others: &'static [Kernel],
     /// Whether it takes so long that `cargo xtask test` runs it only if it is named.
     pub(crate) long: bool,
 }
@@ -93,6 +96,45 @@ pub(crate) fn all() -> Vec<Scenario> {
             Course::Save,
         ),
         scenario("loop", "A → B, power off, C → D → A", Course::Loop),
+        scenario(
+            "stale",
+            "what must not be resumed is refused: another machine, or one whose disks were used",
+            Course::Stale,
+        )
+        .on(small()),
+        scenario(
+            "save-full",
+            "the disk for the image is full: A hears of it, goes on, and hibernates to another",
+            Course::SaveFails("save-full", Change::Nothing),
+        )
+        .on(small())
+        .judged_by(|boots| shows(boots, 0, "No space left on device")),
+        scenario(
+            "save-io-error",
+            "a write to the disk for the image fails: A hears of it, goes on, and hibernates",
+            Course::SaveFails("save-io-error", Change::WriteFails),
+        )
+        .on(small()),
+        scenario(
+            "save-vanishes",
+            "the disk for the image vanishes while B saves: A hears of it, goes on, and hibernates later",
+            Course::SaveFails("save-vanishes", Change::Vanishes),
+        )
+        .on(small()),
+        scenario(
+            "save-panics",
+            "B panics: the machine restarts in time, and its image is refused",
+            Course::Breakdown("save-panics", Change::Nothing, "Rebooting in 10 seconds"),
+        )
+        .on(small())
+        .within(Duration::from_secs(120)),
+        scenario(
+            "save-hangs",
+            "the disk for the image hangs: the machine restarts in time, and its image is refused",
+            Course::Breakdown("save-hangs", Change::SlowDisk(16 << 10), "kjump: no progress for"),
+        )
+        .on(small())
+        .within(Duration::from_secs(150)),
         scenario(
             "loop-big",
             "the loop with 4 GiB, most of them full of random content",
@@ -270,7 +312,75 @@ pub(crate) fn all() -> Vec<Scenario> {
         })
         .judged_by(chose_the_window)
         .checked_by(check::tools),
+        scenario(
+            "rfc",
+            "the thirteen steps of the 2007 mail, by shell scripts with kexec and krestore",
+            Course::Play(rfc::play),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "rfc-crashkernel",
+            "the same with B and D in memory that crashkernel= reserves",
+            Course::Play(rfc::play_reserved),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "kexec-cloud",
+            "plain kexec, ours and kexec-tools', from one of Debian's own kernels to the next",
+            Course::Play(rfc::scenes::cloud),
+        )
+        .with_kernels(&[Kernel::DebianCloud])
+        .on(rfc::settings()),
+        scenario(
+            "kexec-cloud-uefi",
+            "the same on a machine with UEFI firmware",
+            Course::Play(rfc::scenes::cloud),
+        )
+        .with_kernels(&[Kernel::DebianCloud])
+        .on(Settings {
+            uefi: true,
+            ..rfc::settings()
+        }),
+        scenario(
+            "kexec-bounce",
+            "what kexec-tools or ours loaded, the other jumps to, unloads and reports",
+            Course::Play(rfc::scenes::bounce),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "kexec-theirs",
+            "what kexec-tools loads for a jump there and back takes the sleeping machine's memory",
+            Course::Play(rfc::scenes::theirs),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "kexec-panic",
+            "a panic, and a core of it that is as kexec-tools' and opens in crash",
+            Course::Play(rfc::scenes::panic),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "oldmem-refuses",
+            "the module refuses own memory, devices, and what is none",
+            Course::Play(rfc::scenes::refused),
+        )
+        .on(rfc::settings()),
+        scenario(
+            "rfc-answers",
+            "kexec-tools and our kexec answer the same, but where the table says otherwise",
+            Course::Play(rfc::answers::play),
+        )
+        .on(rfc::settings()),
     ]
+}
+
+/// A machine that takes little time.
+fn small() -> Settings {
+    Settings {
+        memory: 512,
+        fill: 20,
+        ..Settings::default()
+    }
 }
 
 /// A machine much of whose memory was used and is free.
@@ -311,6 +421,7 @@ fn scenario(name: &'static str, summary: &'static str, course: Course) -> Scenar
         limit: Duration::from_secs(180),
         judge: |_| Ok(()),
         check: None,
+        others: &[],
         long: false,
     }
 }
@@ -326,6 +437,10 @@ impl Scenario {
 
     fn judged_by(self, judge: fn(&[Transcript]) -> Result<()>) -> Self {
         Self { judge, ..self }
+    }
+
+    fn with_kernels(self, others: &'static [Kernel]) -> Self {
+        Self { others, ..self }
     }
 
     fn only_if_named(self) -> Self {

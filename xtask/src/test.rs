@@ -75,7 +75,7 @@ pub(crate) fn matrix(arguments: &[String]) -> Result<()> {
 
 /// Sets up the lab, with the kernels of `runs`.
 fn set_up(runs: &[Run]) -> Result<Lab> {
-    let mut kernels: Vec<Kernel> = runs.iter().map(|run| run.settings.kernel).collect();
+    let mut kernels: Vec<Kernel> = runs.iter().flat_map(Run::kernels).collect();
     kernels.sort();
     kernels.dedup();
     Lab::set_up(&kernels)

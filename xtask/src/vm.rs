@@ -36,7 +36,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     let mut run = Run::of(scenario::find(&name)?);
     run.settings = arguments.overrides.apply(run.settings);
     let runner = Runner {
-        lab: &Lab::set_up(&[run.settings.kernel])?,
+        lab: &Lab::set_up(&run.kernels())?,
         binaries: &build::binaries()?,
         keep: arguments.keep,
         verbose: arguments.verbose,

@@ -12,7 +12,7 @@ const MAGIC: &[u8; 8] = b"KJUMPEND";
 
 /// What became of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// All of it is on stable storage.
     Committed,
     /// The machine went on from it.
@@ -23,11 +23,11 @@ pub enum State {
 
 /// What the commit record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Commit {
+pub(super) struct Commit {
     /// What became of the image.
-    pub state: State,
-    /// How often its machine was about to be restored from it.
-    pub attempts: u32,
+    pub(super) state: State,
+    /// How often somebody set out to resume it, and the machine did not go on.
+    pub(super) attempts: u32,
     /// Where the record is that ends the image.
     pub(super) end: u64,
 }

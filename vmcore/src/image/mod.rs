@@ -18,8 +18,9 @@
 //! 2. The saving kernel finds its id there, which proves that it has the right device, writes the
 //!    header with [`Stage::Saved`], the records, and, when all that is on stable storage, the commit
 //!    record: now the image is valid. If saving fails, the header says [`Stage::Failed`] and why.
-//! 3. Right before the jump back into the machine, the commit record is marked as resumed: from then on
-//!    the image is stale for ever.
+//! 3. Whoever sets out to resume the image counts that in the commit record.
+//! 4. Right before the jump back into the machine, the commit record is marked as resumed: from then on
+//!    the image is stale for ever. So it is when somebody discards it.
 //!
 //! An image that is written to a pipe has no commit record. Its end, which comes last, makes it valid.
 
@@ -34,9 +35,11 @@ mod identity;
 mod index;
 mod jump;
 mod memory;
+mod platform;
 mod read;
 mod record;
 mod stream;
+mod volume;
 mod wire;
 mod write;
 
@@ -44,15 +47,16 @@ use std::io;
 
 pub use chunk::Chunk;
 pub use codec::{Codec, CodecKind};
-pub use commit::{Commit, State};
 pub use end::Totals;
 pub use header::{Header, Saved, Stage};
 pub use identity::{Identity, ImageId, Paging};
 pub use index::{Entry, Index};
 pub use jump::{Jump, Layout};
 pub use memory::ImageMemory;
+pub use platform::Platform;
 pub use read::{ChunkReader, Image};
 pub use stream::{ImageStream, StreamChunk};
+pub use volume::{Digest, Volume, VolumeState};
 pub use write::{Options, Sink, Stream, prepare, record_failure};
 pub(crate) use write::{Subject, write};
 

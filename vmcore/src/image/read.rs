@@ -109,9 +109,9 @@ impl<S: ReadAt> Image<S> {
         self.saved
     }
 
-    /// What became of it.
-    pub fn commit(&self) -> Commit {
-        self.commit
+    /// How often somebody set out to resume it, and the machine did not go on.
+    pub fn attempts(&self) -> u32 {
+        self.commit.attempts
     }
 
     /// What there is in it.
@@ -169,13 +169,47 @@ impl<S: ReadAt> Image<S> {
         }
     }
 
-    /// Writes to `target`, which must hold this image, what became of it. When this returns, that is on stable
-    /// storage.
+    /// Writes to `target`, which must hold this image, that the machine went on from it. When this
+    /// returns, that is on stable storage, and the image will never be opened again.
     ///
     /// # Errors
     ///
-    /// If the record could not be brought to stable storage; it may then say either.
-    pub fn mark(&self, target: &File, state: State, attempts: u32) -> io::Result<()> {
+    /// If the record could not be brought to stable storage; the image may then be valid or not.
+    pub fn mark_resumed(&self, target: &File) -> io::Result<()> {
+        self.mark(target, State::Resumed, self.commit.attempts)
+    }
+
+    /// Writes to `target`, which must hold this image, that somebody sets out to resume it once more. When
+    /// this returns, that is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// As [`mark_resumed`](Self::mark_resumed).
+    pub fn mark_attempt(&self, target: &File) -> io::Result<()> {
+        let attempts = self.commit.attempts.saturating_add(1);
+        self.mark(target, State::Committed, attempts)
+    }
+
+    /// Takes back that the machine went on, since it did not.
+    ///
+    /// # Errors
+    ///
+    /// As [`mark_resumed`](Self::mark_resumed).
+    pub fn unmark_resumed(&self, target: &File) -> io::Result<()> {
+        self.mark(target, State::Committed, self.commit.attempts)
+    }
+
+    /// Writes to `target`, which must hold this image, that it is given up. When this returns, that is on
+    /// stable storage, and the image will never be opened again.
+    ///
+    /// # Errors
+    ///
+    /// As [`mark_resumed`](Self::mark_resumed).
+    pub fn discard(&self, target: &File) -> io::Result<()> {
+        self.mark(target, State::Discarded, self.commit.attempts)
+    }
+
+    fn mark(&self, target: &File, state: State, attempts: u32) -> io::Result<()> {
         let commit = Commit {
             state,
             attempts,
@@ -183,16 +217,6 @@ impl<S: ReadAt> Image<S> {
         };
         target.write_all_at(&commit.encode(self.identity.id), COMMIT_OFFSET)?;
         target.sync_data()
-    }
-
-    /// Writes to `target`, which must hold this image, that the machine went on from it. When this
-    /// returns, that is on stable storage, and the image will never be opened again.
-    ///
-    /// # Errors
-    ///
-    /// As [`mark`](Self::mark).
-    pub fn mark_resumed(&self, target: &File) -> io::Result<()> {
-        self.mark(target, State::Resumed, self.commit.attempts)
     }
 }
 

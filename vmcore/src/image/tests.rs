@@ -20,6 +20,17 @@ fn range(start: u64, end: u64) -> PhysRange {
     PhysRange::new(start, end).unwrap()
 }
 
+fn volume(device: &str, state: VolumeState) -> Volume {
+    Volume {
+        device: device.into(),
+        used: "mounted at /".into(),
+        kind: "ext4".into(),
+        uuid: "0d1f1b06-6c4a-4a3b-a0a1-1f0a5c7a1234".into(),
+        size: 1 << 30,
+        state,
+    }
+}
+
 fn identity(pages: u64) -> Identity {
     let mut low = RangeMap::new();
     low.insert(range(0x1000, 0x9f000), ()).unwrap();
@@ -45,6 +56,23 @@ fn identity(pages: u64) -> Identity {
         memory,
         free_fill: Some(0xaa),
         uptime: 90_061,
+        platform: Platform {
+            product: "Some Machine".into(),
+            features: "fpu sse".into(),
+            time: 1_700_000_000,
+            ..Platform::default()
+        },
+        volumes: vec![
+            volume("/dev/vda1", VolumeState::Pending),
+            volume("/dev/vda2", VolumeState::Exempt),
+            volume(
+                "/dev/vda3",
+                VolumeState::Known {
+                    digest: Digest([7; 32]),
+                    written: 1_700_000_001,
+                },
+            ),
+        ],
     }
 }
 
@@ -423,17 +451,18 @@ fn what_becomes_of_an_image_is_known() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&image_of(&some_pages())).unwrap();
     let source = || ReadFile::new(file.try_clone().unwrap()).unwrap();
+    for attempts in 0..3 {
+        let image = Image::open(source()).unwrap();
+        assert_eq!(image.attempts(), attempts);
+        image.mark_attempt(&file).unwrap();
+    }
     let image = Image::open(source()).unwrap();
-    assert_eq!(image.commit().attempts, 0);
-    image.mark(&file, State::Committed, 2).unwrap();
-    let image = Image::open(source()).unwrap();
-    assert_eq!(image.commit().attempts, 2);
-    image.mark(&file, State::Discarded, 2).unwrap();
-    assert!(matches!(Image::open(source()), Err(ImageError::Discarded)));
     image.mark_resumed(&file).unwrap();
     assert!(matches!(Image::open(source()), Err(ImageError::Resumed)));
-    let (again, _) = Image::examine(source()).unwrap();
-    assert_eq!(again.commit().attempts, 2);
+    image.unmark_resumed(&file).unwrap();
+    assert_eq!(Image::open(source()).unwrap().attempts(), 3);
+    image.discard(&file).unwrap();
+    assert!(matches!(Image::open(source()), Err(ImageError::Discarded)));
     prepare(&identity(1), &file).unwrap();
     assert!(matches!(Image::open(source()), Err(ImageError::Prepared)));
     record_failure(&identity(1), "no space", &file).unwrap();
@@ -467,8 +496,8 @@ fn what_is_left_of_another_image_proves_nothing() {
         Err(ImageError::Uncommitted)
     ));
     let mut committed = other;
-    let commit = Image::open(image).unwrap().commit();
-    let record = commit.encode(ImageId([9; 16]));
+    let commit = commit::Commit::read(&image, identity(1).id).unwrap();
+    let record = commit.unwrap().encode(ImageId([9; 16]));
     committed[COMMIT_OFFSET as usize..][..record.len()].copy_from_slice(&record);
     assert!(matches!(
         Image::open(committed),

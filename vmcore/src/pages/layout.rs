@@ -49,6 +49,7 @@ pub(super) struct Layout {
     slab_flag: u64,
     lru_flag: u64,
     swap_cache_flags: u64,
+    private_flag: u64,
     poison_flag: u64,
 }
 
@@ -153,6 +154,7 @@ impl Layout {
             } else {
                 0
             },
+            private_flag: flag(info, "PG_private")?,
             poison_flag: flag(info, "PG_hwpoison")?,
         })
     }
@@ -232,7 +234,11 @@ impl Layout {
             || (self.swap_cache_flags != 0
                 && flags & self.swap_cache_flags == self.swap_cache_flags)
         {
-            PageUse::Cache
+            if flags & self.private_flag != 0 {
+                PageUse::CachePrivate
+            } else {
+                PageUse::Cache
+            }
         } else {
             PageUse::Other
         };

@@ -25,6 +25,8 @@ mod parameters;
 mod processors;
 mod refusals;
 mod roles;
+mod save;
+mod stale;
 mod swap;
 mod tmpfs;
 mod window;

@@ -13,7 +13,7 @@ use super::swsusp::{self, Compressor};
 use crate::build::{self, Binaries};
 use crate::console::{self, Line};
 use crate::lab::{Kernel, Lab};
-use crate::machine::{Machine, Platform};
+use crate::machine::{Fault, Machine, Platform};
 use crate::qemu::Vm;
 use crate::settings::Settings;
 use crate::{disk, runs_folder};
@@ -200,6 +200,10 @@ impl Hibernated<'_> {
             parallel: self.guest.parallel,
             platform: Platform::Bios,
             disks: vec![self.disk.clone()],
+            fault: Fault::None,
+            control: None,
+            watchdog: false,
+            product: "lab",
             kernel: lab.kernel(Kernel::V6_12).to_owned(),
             initramfs: self.initramfs.clone(),
             command_line: command_line(&self.guest, &self.way, role, number),

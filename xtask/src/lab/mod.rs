@@ -23,6 +23,7 @@ use anyhow::{Context, Result, bail};
 
 use self::kernel::Cache;
 pub(crate) use self::kernel::Kernel;
+use self::tools::Collection;
 pub(crate) use self::tools::Tools;
 
 /// How `cargo xtask lab` is used.
@@ -43,6 +44,7 @@ pub(crate) struct Lab {
     kernels: BTreeMap<Kernel, PathBuf>,
     ovmf: (PathBuf, PathBuf),
     tools: OnceLock<Tools>,
+    reference: OnceLock<Tools>,
 }
 
 impl Lab {
@@ -84,6 +86,7 @@ impl Lab {
             kernels,
             ovmf,
             tools: OnceLock::new(),
+            reference: OnceLock::new(),
         })
     }
 
@@ -125,21 +128,40 @@ impl Lab {
     ///
     /// If apt or the network fails.
     pub(crate) fn tools(&self) -> Result<&Tools> {
-        if let Some(tools) = self.tools.get() {
+        self.collection(&self.tools, &tools::ANALYSIS)
+    }
+
+    /// The programs to compare with, fetched in the same way: kexec-tools, and busybox. They are for
+    /// virtual machines only.
+    ///
+    /// # Errors
+    ///
+    /// If apt or the network fails.
+    pub(crate) fn reference(&self) -> Result<&Tools> {
+        self.collection(&self.reference, &tools::REFERENCE)
+    }
+
+    fn collection<'a>(
+        &self,
+        place: &'a OnceLock<Tools>,
+        collection: &Collection,
+    ) -> Result<&'a Tools> {
+        if let Some(tools) = place.get() {
             return Ok(tools);
         }
-        let tools = match Tools::get(&self.cache) {
+        let tools = match Tools::get(&self.cache, collection) {
             Some(tools) => tools,
             None => {
                 let _lock = lock(&self.cache)?;
                 // While this process waited, another one may have fetched them.
-                if Tools::get(&self.cache).is_none() {
-                    Tools::make(&self.cache)?;
+                if Tools::get(&self.cache, collection).is_none() {
+                    Tools::make(&self.cache, collection)?;
                 }
-                Tools::get(&self.cache).context("the tools that were fetched are not there")?
+                Tools::get(&self.cache, collection)
+                    .context("the tools that were fetched are not there")?
             }
         };
-        Ok(self.tools.get_or_init(|| tools))
+        Ok(place.get_or_init(|| tools))
     }
 
     /// The UEFI firmware: its code, and the variables that a new machine starts with, which it needs a
@@ -149,7 +171,7 @@ impl Lab {
     }
 
     /// The directory that keeps what takes long to make. What others put there should have names that
-    /// do not begin with `kernel-`, `source-` or `tools-`.
+    /// do not begin with `kernel-`, `source-`, `tools-` or `reference-`.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
     }

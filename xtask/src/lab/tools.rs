@@ -1,9 +1,11 @@
-//! The tools that read saved memory: `crash`, `makedumpfile`, `gdb` and `drgn`, apart from the machine's.
+//! Other people's programs, apart from the machine's own: collections of packages that are unpacked and
+//! not installed, with all that they need down to the C library. They run by the dynamic loader that came
+//! along. Nobody has to be root, no service starts, and no question is asked.
 //!
-//! Only tools that are about as new as a kernel can read its memory, so those of Debian 12 or 13 will not
-//! do. The lab takes newer ones, with all that they need down to the C library, into a directory of
-//! their own, and runs them by the dynamic loader in there. Nothing is installed, and nobody has to be
-//! root.
+//! * [`ANALYSIS`]: the tools that read saved memory, `crash`, `makedumpfile`, `gdb` and `drgn`. Only
+//!   tools that are about as new as a kernel can read its memory, so those of Debian 12 or 13 will not do.
+//! * [`REFERENCE`]: kexec-tools, to compare `kexec` with, and busybox, to run scripts in machines. They
+//!   run in virtual machines only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,12 +21,30 @@ use super::kernel::{Staging, key, read_record, write_record};
 /// packages.
 const RECIPE: u32 = 1;
 
-/// The packages that the tools are in.
-const PACKAGES: [&str; 4] = ["crash", "gdb", "makedumpfile", "python3-drgn"];
+/// Packages that are taken together.
+#[derive(Debug)]
+pub(super) struct Collection {
+    /// What the cache calls it.
+    name: &'static str,
+    packages: &'static [&'static str],
+    /// Where they are taken from: one suite alone, for its packages go together; the next if the first
+    /// lacks one at that time.
+    suites: &'static [&'static [&'static str]],
+}
 
-/// Where they are taken from: one suite alone, for its packages go together; the second if the first
-/// lacks one at that time.
-const SUITES: [&[&str]; 2] = [&["testing"], &["sid"]];
+/// The tools that read saved memory.
+pub(super) const ANALYSIS: Collection = Collection {
+    name: "tools",
+    packages: &["crash", "gdb", "makedumpfile", "python3-drgn"],
+    suites: &[&["testing"], &["sid"]],
+};
+
+/// The programs to compare with, of the Debian that most scripts were written for.
+pub(super) const REFERENCE: Collection = Collection {
+    name: "reference",
+    packages: &["busybox-static", "kexec-tools"],
+    suites: &[&["bookworm"]],
+};
 
 /// The dynamic loader, in the tools' directory.
 const LOADER: &str = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
@@ -55,13 +75,13 @@ pub(crate) struct Tools {
 
 impl Tools {
     /// The tools that `cache` has, if it has any.
-    pub(super) fn get(cache: &Path) -> Option<Self> {
-        let packages = fs::read_to_string(record(cache))
+    pub(super) fn get(cache: &Path, collection: &Collection) -> Option<Self> {
+        let packages = fs::read_to_string(record(cache, collection))
             .ok()?
             .lines()
             .map(read_record)
             .collect::<Option<Vec<_>>>()?;
-        let root = directory_of(cache, &packages);
+        let root = directory_of(cache, collection, &packages);
         root.join(LOADER)
             .exists()
             .then_some(Self { root, packages })
@@ -73,22 +93,22 @@ impl Tools {
     /// # Errors
     ///
     /// If Debian does not have all packages, or one cannot be unpacked; then the log stays in the cache.
-    pub(super) fn make(cache: &Path) -> Result<()> {
-        let log = cache.join("tools.log");
+    pub(super) fn make(cache: &Path, collection: &Collection) -> Result<()> {
+        let log = cache.join(format!("{}.log", collection.name));
         fs::write(&log, "")?;
         let staging = Staging::new(cache.join("staging"))?;
 
-        let (archive, packages) = find(&staging, &log)?;
-        let directory = directory_of(cache, &packages);
+        let (archive, packages) = find(collection, &staging, &log)?;
+        let directory = directory_of(cache, collection, &packages);
         if !directory.exists() {
             let (debs, out) = (staging.directory("debs")?, staging.directory("out")?);
-            archive.download_all("tools", &packages, &debs, &log)?;
+            archive.download_all(collection.name, &packages, &debs, &log)?;
             unpack(&debs, &out, &log)?;
             fs::write(out.join("recipe"), recipe(&packages))?;
             fs::rename(&out, &directory)?;
         }
         let records: String = packages.iter().map(write_record).collect();
-        fs::write(record(cache), records)?;
+        fs::write(record(cache, collection), records)?;
         fs::remove_file(&log)?;
         Ok(())
     }
@@ -96,11 +116,7 @@ impl Tools {
     /// A command that runs `program`, such as `crash` or `python3`, with the libraries and Python modules
     /// that came with it. A program that is not there is told of by the loader, when it is run.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let path = PROGRAMS
-            .map(|directory| self.root.join(directory).join(program))
-            .into_iter()
-            .find(|path| path.exists())
-            .unwrap_or_else(|| self.root.join(PROGRAMS[0]).join(program));
+        let path = self.program(program);
         let mut command = Command::new(self.root.join(LOADER));
         command
             .arg("--library-path")
@@ -116,6 +132,46 @@ impl Tools {
             command.env_remove(name);
         }
         command
+    }
+
+    /// The program `name`, which needs the loader and the libraries that come with it.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        PROGRAMS
+            .map(|directory| self.root.join(directory).join(name))
+            .into_iter()
+            .find(|path| path.exists())
+            .unwrap_or_else(|| self.root.join(PROGRAMS[0]).join(name))
+    }
+
+    /// The libraries that `program` needs, the loader among them: where they are for it, and where they
+    /// are here. Nothing of it is run.
+    ///
+    /// # Errors
+    ///
+    /// If the loader does not tell.
+    pub(crate) fn libraries(&self, name: &str) -> Result<Vec<(String, PathBuf)>> {
+        let mut list = Command::new(self.root.join(LOADER));
+        list.arg("--library-path")
+            .arg(self.root.join(LIBRARIES))
+            .arg("--list")
+            .arg(self.program(name));
+        let output = list.output().context("starting the loader")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut libraries = vec![(
+            "/lib64/ld-linux-x86-64.so.2".to_owned(),
+            self.root.join(LOADER),
+        )];
+        // Lines such as `libc.so.6 => /somewhere/libc.so.6 (0x7f…)`.
+        for line in text.lines() {
+            if let Some((name, rest)) = line.trim().split_once(" => ")
+                && let Some((path, _)) = rest.rsplit_once(" (")
+                && !name.contains('/')
+            {
+                libraries.push((format!("/usr/lib/x86_64-linux-gnu/{name}"), path.into()));
+            }
+        }
+        anyhow::ensure!(libraries.len() > 1, "the loader names no library of {name}");
+        Ok(libraries)
     }
 
     /// The Debian version of the package `name`, if it is one of those that were unpacked.
@@ -136,19 +192,19 @@ impl Tools {
         &self.root
     }
 
-    /// The packages that the tools themselves are in, without what they need.
-    pub(crate) const fn packages() -> [&'static str; 4] {
-        PACKAGES
+    /// The packages that the tools of analysis themselves are in, without what they need.
+    pub(crate) const fn packages() -> &'static [&'static str] {
+        ANALYSIS.packages
     }
 }
 
 /// The archive that has the tools, and all the packages that it takes.
-fn find(staging: &Staging, log: &Path) -> Result<(Archive, Vec<Package>)> {
+fn find(collection: &Collection, staging: &Staging, log: &Path) -> Result<(Archive, Vec<Package>)> {
     let mut refusal = None;
-    for suites in SUITES {
+    for suites in collection.suites {
         let directory = staging.directory(&format!("apt-{}", suites.join("-")))?;
         let archive = Archive::open(&directory, suites, log)?;
-        match archive.closure(&PACKAGES) {
+        match archive.closure(collection.packages) {
             Ok(packages) => return Ok((archive, packages)),
             // What the first suite lacks tells most.
             Err(error) => refusal = refusal.or(Some(error)),
@@ -164,7 +220,15 @@ fn unpack(debs: &Path, root: &Path, log: &Path) -> Result<()> {
         .args([
             "-e",
             "-c",
-            r#"for deb in "$1"/*.deb; do dpkg-deb --extract "$deb" "$2"; done"#,
+            // Debian 12 still has some directories both in the root and in usr.
+            r#"for deb in "$1"/*.deb; do dpkg-deb --extract "$deb" "$2"; done
+            for dir in bin sbin lib lib64; do
+                if [ -d "$2/$dir" ] && [ ! -L "$2/$dir" ]; then
+                    mkdir -p "$2/usr/$dir"
+                    cp -a "$2/$dir/." "$2/usr/$dir/"
+                    rm -r "${2:?}/$dir"
+                fi
+            done"#,
         ])
         .arg("unpack")
         .args([debs, root]);
@@ -177,8 +241,8 @@ fn unpack(debs: &Path, root: &Path, log: &Path) -> Result<()> {
 }
 
 /// The file that remembers the packages that the tools were last taken from.
-fn record(cache: &Path) -> PathBuf {
-    cache.join("source-tools")
+fn record(cache: &Path, collection: &Collection) -> PathBuf {
+    cache.join(format!("source-{}", collection.name))
 }
 
 /// All that the tools are made of, as a text.
@@ -188,8 +252,8 @@ fn recipe(packages: &[Package]) -> String {
 }
 
 /// Where the tools are if they were taken from `packages`.
-fn directory_of(cache: &Path, packages: &[Package]) -> PathBuf {
-    cache.join(format!("tools-{}", key(&recipe(packages))))
+fn directory_of(cache: &Path, collection: &Collection, packages: &[Package]) -> PathBuf {
+    cache.join(format!("{}-{}", collection.name, key(&recipe(packages))))
 }
 
 #[cfg(test)]
@@ -210,29 +274,29 @@ mod tests {
             package("crash", "9.0.2+~16.3-1"),
             package("libc6", "2.43-7"),
         ];
-        let root = directory_of(cache, &packages);
+        let root = directory_of(cache, &ANALYSIS, &packages);
         fs::create_dir_all(root.join(LIBRARIES)).unwrap();
         fs::write(root.join(LOADER), "").unwrap();
         let records: String = packages.iter().map(write_record).collect();
-        fs::write(record(cache), records).unwrap();
+        fs::write(record(cache, &ANALYSIS), records).unwrap();
         Tools { root, packages }
     }
 
     #[test]
     fn tools_are_there_once_their_record_and_their_directory_are() {
         let cache = tempfile::tempdir().unwrap();
-        assert!(Tools::get(cache.path()).is_none());
+        assert!(Tools::get(cache.path(), &ANALYSIS).is_none());
         let made = cached(cache.path());
-        let found = Tools::get(cache.path()).unwrap();
+        let found = Tools::get(cache.path(), &ANALYSIS).unwrap();
         assert_eq!(found.root(), made.root());
         assert_eq!(found.version("crash"), Some("9.0.2+~16.3-1"));
         assert_eq!(found.version("gdb"), None);
 
-        fs::write(record(cache.path()), "crash 9\n").unwrap();
-        assert!(Tools::get(cache.path()).is_none());
+        fs::write(record(cache.path(), &ANALYSIS), "crash 9\n").unwrap();
+        assert!(Tools::get(cache.path(), &ANALYSIS).is_none());
         let newer = write_record(&package("crash", "9.0.3-1"));
-        fs::write(record(cache.path()), newer).unwrap();
-        assert!(Tools::get(cache.path()).is_none());
+        fs::write(record(cache.path(), &ANALYSIS), newer).unwrap();
+        assert!(Tools::get(cache.path(), &ANALYSIS).is_none());
     }
 
     #[test]
@@ -270,7 +334,7 @@ mod tests {
     #[test]
     fn all_that_goes_into_the_tools_changes_their_place() {
         let cache = Path::new("/cache");
-        let place = |packages: &[Package]| directory_of(cache, packages);
+        let place = |packages: &[Package]| directory_of(cache, &ANALYSIS, packages);
         let base = [package("crash", "9"), package("gdb", "18")];
         assert_ne!(place(&base), place(&base[..1]));
         assert_ne!(

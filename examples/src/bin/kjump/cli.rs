@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use kjump::memory::DumpLevel;
 use kjump::memory::image::Codec;
 use kjump::{Verify, window};
 
@@ -28,6 +29,9 @@ pub(crate) enum Verb {
         /// Print JSON: {"ready": bool, "findings": [{"check", "status", "detail", "remedy"}]}
         #[arg(long)]
         json: bool,
+        /// Say instead what would happen if this image were resumed now; "ready" then means that it can be
+        #[arg(long, value_name = "TARGET")]
+        image: Option<PathBuf>,
     },
     /// Load the kernel that saves this machine, without jumping to it
     ///
@@ -70,6 +74,14 @@ pub(crate) enum Verb {
     Resume(Resume),
     /// In the restoring kernel: write an image's memory back, and jump into it
     Restore(Restore),
+    /// Give an image up: it will never be resumed
+    Discard {
+        /// Block device or file that holds the image
+        target: PathBuf,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Say what an image or a core holds
     Inspect(Inspect),
     /// Write an initramfs that holds this very binary as /init, for the saving and restoring kernel
@@ -103,6 +115,11 @@ pub(crate) struct Save {
     /// Save free pages too, to look at what was freed; nothing needs them to resume
     #[arg(long)]
     pub(crate) keep_free: bool,
+    /// What a dump leaves out of a machine that panicked, as makedumpfile counts it: the sum of 1 for
+    /// pages of zeros, 2 for cache, 4 for all cache, 8 for memory of processes, 16 for free pages
+    /// [default: 17]
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) dump_level: Option<DumpLevel>,
 }
 
 #[derive(Debug, Args)]
@@ -180,6 +197,10 @@ pub(crate) struct LoadOptions {
     /// Save free pages too, to look at what was freed; nothing needs them to resume
     #[arg(long)]
     pub(crate) keep_free: bool,
+    /// Do not look whether this mounted device is used before the machine is resumed, which would
+    /// destroy what is on it: for what the saving kernel cannot read
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) allow_unread: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -194,6 +215,14 @@ pub(crate) struct Resume {
     /// By default memory is checked as it is read, and nothing is jumped to unless all of it was right.
     #[arg(long, value_name = "EXTENT", default_value = "index")]
     pub(crate) verify: Verify,
+    /// Resume an image that was resumed already, or could not be three times. The machine in it then
+    /// wakes up as of back then: what it has open since, and all that talked to it, is out of step, and
+    /// the moment it writes to anything that went on without it, that is destroyed
+    #[arg(long)]
+    pub(crate) force_again: bool,
+    /// Take another kernel than the one that saved the machine
+    #[arg(long)]
+    pub(crate) other_kernel: bool,
     /// Check and plan everything, print the plan, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -205,13 +234,17 @@ pub(crate) struct Restore {
     #[arg(long, value_name = "TARGET")]
     pub(crate) image: PathBuf,
     /// What to restore to: /dev/mem, /dev/oldmem, or a plain file, where nothing is jumped to after
-    #[arg(long, value_name = "MEMORY", default_value = "/dev/mem")]
-    pub(crate) target: PathBuf,
+    /// [default: /dev/oldmem if the kernel has it, else /dev/mem]
+    #[arg(long, value_name = "MEMORY")]
+    pub(crate) target: Option<PathBuf>,
     /// How much of an image to check before the first byte of memory is written: index or full
     ///
     /// By default memory is checked as it is read, and nothing is jumped to unless all of it was right.
     #[arg(long, value_name = "EXTENT", default_value = "index")]
     pub(crate) verify: Verify,
+    /// Restore an image that was resumed already; see `kjump resume --help`
+    #[arg(long)]
+    pub(crate) force_again: bool,
     /// Check everything and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

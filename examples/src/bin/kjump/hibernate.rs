@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use kjump::sys::{KernelState, LoadFlags};
-use kjump::{Departure, Error, Hibernation, ImageTarget, Measure, Outcome, Prepared, machine};
+use kjump::{
+    Departure, Error, Hibernation, ImageTarget, Measure, Outcome, Prepared, machine, volumes,
+};
 
 use crate::cli::{Load, LoadOptions};
 use crate::report::{self, say, size};
@@ -17,7 +19,8 @@ fn with_plan<T>(
     measure: &Measure,
     then: impl FnOnce(&Prepared<'_>) -> Result<T>,
 ) -> Result<T> {
-    let machine = machine::read()?;
+    let mut machine = machine::read()?;
+    volumes::exempt(&mut machine.volumes, &options.allow_unread)?;
     let role = if image.is_some() {
         Role::Save
     } else {

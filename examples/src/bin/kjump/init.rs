@@ -18,7 +18,7 @@ use crate::report::{self, say};
 use crate::role::Role;
 use crate::save::How;
 use crate::stopwatch::Stopwatch;
-use crate::{restore, save};
+use crate::{patience, restore, save};
 
 /// How long a device may take to appear: disks are found while init already runs.
 const DEVICE_LIMIT: Duration = Duration::from_secs(30);
@@ -35,12 +35,19 @@ pub(crate) fn is_init() -> bool {
 
 /// Plays the role, and ends with the machine elsewhere or off.
 pub(crate) fn run() -> ! {
+    // A machine that was saved is off. One that could not be restored boots again, and may try once more.
+    let mut end = RebootCommand::PowerOff;
     if let Err(error) = mount_all().and_then(|()| play()) {
         report::error(&error);
+        let line = machine::command_line().unwrap_or_default();
+        if Role::from_command_line(&line) == Some(Role::Restore) {
+            say!("the machine was not restored; booting again");
+            end = RebootCommand::Restart;
+        }
     }
-    // Nothing is left to do here: what could not be saved or restored is on the console above.
+    report::drain();
     nix::unistd::sync();
-    if let Err(error) = reboot(RebootCommand::PowerOff) {
+    if let Err(error) = reboot(end) {
         report::error(&error.into());
     }
     loop {
@@ -70,6 +77,7 @@ fn play() -> Result<()> {
         "{} CPUs",
         thread::available_parallelism().map_or(1, usize::from)
     );
+    patience::begin(&line);
     let role = Role::from_command_line(&line)
         .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
     match role {
@@ -82,7 +90,9 @@ fn play() -> Result<()> {
                 .and_then(ImageId::from_hex)
                 .ok_or_else(|| anyhow!("no image: {}= is missing or wrong", Role::ID_KEY))?;
             let verify = parameter(&line, Role::VERIFY_KEY)?.unwrap_or_default();
-            restore::restore_by_id(&find(&line, id)?, id, verify, stopwatch)
+            let again = CommandLine::value(&line, Role::FORCE_KEY) == Some("again");
+            let restoration = restore::open_by_id(&find(&line, id)?, id, again)?;
+            restore::restore_memory(restoration, verify, stopwatch)
         }
         Role::Back => match save::back()? {},
     }
@@ -117,6 +127,7 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str, stopwatch: &mut Stopwatch) -> 
     }
     say!("jumping back");
     report::drain();
+    patience::end();
     let never: Infallible = sleeper.jump_back()?;
     match never {}
 }

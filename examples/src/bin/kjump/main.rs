@@ -6,11 +6,14 @@
 
 mod cli;
 mod convert;
+mod discard;
 mod doctor;
+mod dump;
 mod hibernate;
 mod init;
 mod inspect;
 mod map;
+mod patience;
 mod report;
 mod restore;
 mod resume;
@@ -21,8 +24,9 @@ mod verify;
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Parser;
-use kjump::Measure;
+use kjump::{Crashed, Measure};
 
 use cli::{Cli, Verb};
 
@@ -44,7 +48,7 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Doctor { json } => return doctor::run(json),
+        Verb::Doctor { json, image } => return doctor::run(json, image.as_deref()),
         Verb::Load(load) => hibernate::load(&load, measure)?,
         Verb::Hibernate {
             load,
@@ -53,11 +57,18 @@ fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
         } => hibernate::hibernate(&load, &image, dry_run, measure)?,
         Verb::Jump => hibernate::jump()?,
         Verb::Back => match save::back()? {},
-        Verb::Save(save) => save::run(&save)?,
+        Verb::Save(save) => match (Crashed::is_here(), save.dump_level) {
+            (true, level) => dump::run(&save.image, save.format, level)?,
+            (false, Some(level)) => bail!(
+                "dump level {level} is for machines that panicked: one that is to go on is saved whole"
+            ),
+            (false, None) => save::run(&save)?,
+        },
         Verb::Convert(convert) => convert::run(&convert)?,
         Verb::Verify { image } => verify::run(&image)?,
         Verb::Resume(resume) => resume::run(&resume, measure)?,
         Verb::Restore(restore) => restore::run(&restore)?,
+        Verb::Discard { target, yes } => discard::run(&target, yes)?,
         Verb::Inspect(options) => inspect::run(&options)?,
         Verb::Initramfs { out } => role::write_initramfs(&out)?,
     }

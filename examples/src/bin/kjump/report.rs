@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use kjump::Progress;
 use kjump::memory::image::{CodecKind, Totals};
 
+use crate::patience;
+
 /// Prints a line.
 macro_rules! say {
     ($($arg:tt)*) => {
@@ -105,6 +107,7 @@ impl Meter {
     /// To be called as the work goes on.
     pub(crate) fn update(&mut self, at: Progress) {
         self.total = at.total;
+        patience::work_goes_on();
         let pause = if self.terminal { 200 } else { 2000 };
         if self.shown.elapsed() < Duration::from_millis(pause) || at.done == 0 {
             return;

@@ -4,51 +4,60 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use kjump::memory::image::ImageId;
-use kjump::restore::DevMem;
-use kjump::{Restoration, Verify, open_memory};
+use kjump::{Restoration, Verify, memory_device, open_memory};
 
 use crate::cli;
+use crate::patience;
 use crate::report::{self, Meter, say, size};
 use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
-    let restoration = Restoration::open(&restore.image)?;
+    let restoration = open(&restore.image, restore.force_again)?;
+    let target = restore.target.as_deref().unwrap_or_else(|| memory_device());
     if !restore.dry_run {
-        return self::restore(restoration, &restore.target, restore.verify, None);
+        return self::restore(restoration, target, restore.verify, None);
     }
     if restore.verify == Verify::Full {
         verify(&restoration)?;
     }
-    let summary = restoration.check(open_memory(&restore.target)?.as_ref())?;
+    let summary = restoration.check(open_memory(target)?.as_ref())?;
     say!(
         "{} can be restored to {}; nothing was written",
         size(summary.total()),
-        restore.target.display()
+        target.display()
     );
     Ok(())
 }
 
-/// Restores the image with this id, and jumps into it.
-pub(crate) fn restore_by_id(
-    image: &Path,
-    id: ImageId,
-    verify: Verify,
-    stopwatch: Stopwatch,
-) -> Result<()> {
-    let restoration = Restoration::open(image)?;
+/// Opens the image with this id, or one that was resumed already if that is asked for.
+pub(crate) fn open_by_id(image: &Path, id: ImageId, again: bool) -> Result<Restoration> {
+    let restoration = open(image, again)?;
     let found = restoration.identity().id;
     ensure!(
         found == id,
         "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
         image.display()
     );
-    restore(
-        restoration,
-        Path::new(DevMem::PATH),
-        verify,
-        Some(stopwatch),
-    )
+    Ok(restoration)
+}
+
+/// Restores an image to memory, and jumps into it.
+pub(crate) fn restore_memory(
+    restoration: Restoration,
+    verify: Verify,
+    stopwatch: Stopwatch,
+) -> Result<()> {
+    restore(restoration, memory_device(), verify, Some(stopwatch))
+}
+
+/// Opens an image, or one that was resumed already if that is asked for.
+fn open(image: &Path, again: bool) -> Result<Restoration> {
+    Ok(if again {
+        Restoration::open_again(image)?
+    } else {
+        Restoration::open(image)?
+    })
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.
@@ -81,6 +90,7 @@ fn restore(
     }
     say!("jumping back");
     report::drain();
+    patience::end();
     match restored.jump_back()? {}
 }
 

@@ -15,7 +15,11 @@ use crate::stopwatch::uptime;
 pub(crate) fn run(resume: &cli::Resume, measure: &Measure) -> Result<()> {
     let departure = departure(measure);
     let machine = machine::read()?;
-    let resumption = Resumption::open(&machine, &resume.image)?;
+    let resumption = if resume.force_again {
+        Resumption::open_again(&machine, &resume.image)?
+    } else {
+        Resumption::open(&machine, &resume.image)?
+    };
     let identity = resumption.image().identity();
     say!("image accepted: {} ({})", identity.release, identity.id);
 
@@ -31,7 +35,13 @@ pub(crate) fn run(resume: &cli::Resume, measure: &Measure) -> Result<()> {
     if resume.verify == Verify::Full {
         append.push_str(&format!(" {}=full", Role::VERIFY_KEY));
     }
+    if resumption.is_again() {
+        append.push_str(&format!(" {}=again", Role::FORCE_KEY));
+    }
     let kernel = files.kernel()?;
+    if !resume.other_kernel {
+        resumption.check_kernel(&kernel)?;
+    }
     let plan = resumption.plan(&Boot {
         kernel: &kernel,
         initramfs: &files.initramfs,

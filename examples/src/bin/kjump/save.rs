@@ -12,6 +12,7 @@ use kjump::memory::{Classes, Counts, LeaveOut, Phases, Written};
 use kjump::{Sleeper, threads_for};
 
 use crate::cli::{self, SaveFormat};
+use crate::patience;
 use crate::report::{self, Meter, say};
 
 /// What is saved, and how.
@@ -176,5 +177,6 @@ pub(crate) fn back() -> Result<Infallible> {
     let sleeper = Sleeper::find()?;
     say!("jumping back");
     report::drain();
+    patience::end();
     Ok(sleeper.jump_back()?)
 }
