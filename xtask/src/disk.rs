@@ -1,7 +1,7 @@
 //! Disks of machines: sparse files.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +22,25 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
 pub(crate) fn create_ext4(path: &Path, mib: u64) -> Result<()> {
     create(path, mib)?;
     run(Command::new("mkfs.ext4").arg("-q").arg(path)).map(drop)
+}
+
+/// Makes disks with file systems of other kinds than ext4, and one for swap, as files in `folder`: in the
+/// order in which the guest looks for them.
+pub(crate) fn create_kinds(folder: &Path) -> Result<Vec<PathBuf>> {
+    [
+        ("xfs", 320, "mkfs.xfs", "-q"),
+        ("btrfs", 128, "mkfs.btrfs", "-q"),
+        ("vfat", 64, "mkfs.vfat", "-F32"),
+        ("swap", 192, "mkswap", "-q"),
+    ]
+    .into_iter()
+    .map(|(name, mib, program, option)| {
+        let path = folder.join(name);
+        create(&path, mib)?;
+        run(Command::new(program).arg(option).arg(&path))?;
+        Ok(path)
+    })
+    .collect()
 }
 
 /// Fails unless the ext4 file system on `disk` is clean and without errors.

@@ -125,7 +125,7 @@ impl Bed<'_> {
         let role = match way {
             Way::Kjump(_) | Way::KjumpWhole => {
                 disk::create(&disk, guest.disk())?;
-                build::initramfs(&initramfs, self.binaries, kernel)?;
+                build::initramfs(&initramfs, self.binaries, kernel, false)?;
                 "bench-kjump"
             }
             Way::Swsusp(_) => {
