@@ -63,7 +63,7 @@ pub(crate) enum Event<'a> {
 /// Files that a machine is made of.
 pub(crate) struct Parts {
     /// Where they are; gone with this value.
-    folder: TempDir,
+    pub(crate) folder: TempDir,
     initramfs: PathBuf,
     /// A's file system, the image, a disk that is too small for an image, and those with other kinds of
     /// file systems.
@@ -265,6 +265,7 @@ impl Runner<'_> {
             product,
             fault,
             control: (boot.change == Change::Vanishes).then(|| parts.control.clone()),
+            logs: None,
             watchdog: boot.watchdog,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
             initramfs: parts.initramfs.clone(),

@@ -202,6 +202,7 @@ impl Hibernated<'_> {
             disks: vec![self.disk.clone()],
             fault: Fault::None,
             control: None,
+            logs: None,
             watchdog: false,
             product: "lab",
             kernel: lab.kernel(Kernel::V6_12).to_owned(),
