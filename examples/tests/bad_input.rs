@@ -5,10 +5,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Mutex;
 
-use kjump::memory::elf::{Core, CoreHeaders, CoreWriter, Load};
-use kjump::memory::image::{self, Identity, ImageId, Paging};
-use kjump::memory::{Memory as _, MemoryKind, RangeMap};
+use kjump::memory::elf::{Core, CoreHeaders, Load};
+use kjump::memory::image::{Codec, Identity, ImageId, Jump, Layout, Options, Paging, Platform};
+use kjump::memory::{LeaveOut, MemoryKind, Phases, RangeMap, Saved};
 use kjump::{PhysAddr, PhysRange};
 
 fn kjump(arguments: &[&str]) -> Output {
@@ -55,6 +56,8 @@ fn sample_image() -> Vec<u8> {
         memory,
         free_fill: None,
         uptime: 90_061,
+        platform: Platform::default(),
+        volumes: Vec::new(),
     };
     let mut headers = CoreHeaders::new();
     headers.load(Load {
@@ -66,19 +69,25 @@ fn sample_image() -> Vec<u8> {
     let mut core = headers.encode();
     core.resize(4096, 0);
     core.resize(8192, 0x5a);
-    let memory = Core::open(core).unwrap();
-    let core = CoreWriter::new(&memory, memory.contents(), &[], |_| 0);
-    let mut bytes = Vec::new();
-    image::write(
-        &identity,
-        PhysAddr::new(0x10_00f2),
-        &core,
-        &memory,
-        &mut bytes,
-        &mut |_| {},
-    )
-    .unwrap();
-    bytes
+    let jump = Jump {
+        back: PhysAddr::new(0x10_00f2),
+        layout: Layout::Raw,
+    };
+    let image = Mutex::new(Vec::new());
+    let options = Options {
+        codec: Codec::Lz4,
+        threads: 1,
+    };
+    Saved::of_core(Core::open(core).unwrap(), Some(identity), Some(jump))
+        .write_image(
+            &image,
+            options,
+            LeaveOut::Free,
+            &mut Phases::new,
+            &mut |_| {},
+        )
+        .unwrap();
+    image.into_inner().unwrap()
 }
 
 /// Writes `bytes` to a file of a new directory.

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use kjump::PhysRange;
 use kjump::memory::elf::{CoreHeaders, Load, encode_note};
-use kjump::memory::image::{Identity, ImageId, Paging};
+use kjump::memory::image::{Identity, ImageId, Paging, Platform};
 use kjump::memory::{MemoryKind, RangeMap};
 use serde_json::{Value, json};
 
@@ -58,6 +58,8 @@ fn core(release: &str, with_identity: bool) -> Vec<u8> {
             memory,
             free_fill: None,
             uptime: 90_061,
+            platform: Platform::default(),
+            volumes: Vec::new(),
         };
         notes.extend(identity.to_note());
     }

@@ -7,7 +7,7 @@ use kjump_fuzz::{Damage, Number, bounded, memory};
 use libfuzzer_sys::fuzz_target;
 use vmcore::elf::{Core, CoreWriter};
 use vmcore::image::{
-    self, HEADER_SIZE, Header, Identity, Image, ImageError, ImageId, Paging, Stage, prepare,
+    self, HEADER_SIZE, Header, Identity, Image, ImageError, ImageId, Paging, Platform, Stage, prepare,
     record_failure,
 };
 use vmcore::{Memory, MemoryKind, PhysAddr, PhysRange, RangeMap};
@@ -73,6 +73,8 @@ impl IdentitySpec {
             memory,
             free_fill: self.free_fill,
             uptime: self.uptime,
+            platform: Platform::default(),
+            volumes: Vec::new(),
         })
     }
 }

@@ -7,7 +7,7 @@ use kjump_fuzz::machine::{DIRECT, IMAGE, MachineSpec, PAGES, Word};
 use kjump_fuzz::{Damage, bounded, memory};
 use libfuzzer_sys::fuzz_target;
 use vmcore::elf::{Core, CoreHeaders, Load, encode_note};
-use vmcore::image::{Identity, ImageId, Jump, Layout, Paging};
+use vmcore::image::{Identity, ImageId, Jump, Layout, Paging, Platform};
 use vmcore::{Memory, MemoryKind, PAGE_SIZE, PageClass, PhysAddr, PhysRange, RangeMap, SavedFile};
 
 #[derive(Arbitrary, Debug)]
@@ -57,6 +57,8 @@ fn build(spec: &MachineSpec, jump: Option<&JumpSpec>) -> Vec<u8> {
                 memory: all,
                 free_fill: None,
                 uptime: 60,
+                platform: Platform::default(),
+                volumes: Vec::new(),
             }
             .to_note(),
         );

@@ -151,7 +151,7 @@ fn whole_pages(size: u64) -> Result<u64, PlanError> {
 mod tests {
     use proptest::prelude::*;
     use vmcore::IoMem;
-    use vmcore::image::Paging;
+    use vmcore::image::{Paging, Platform};
 
     use super::*;
     use crate::Kernel;
@@ -171,6 +171,8 @@ mod tests {
             direct_map: None,
             free_fill: None,
             uptime: 1,
+            platform: Platform::default(),
+            volumes: Vec::new(),
             vmcoreinfo: None,
         }
     }

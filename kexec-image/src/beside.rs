@@ -73,6 +73,8 @@ impl Machine {
             memory: self.iomem.memory(),
             free_fill: self.free_fill,
             uptime: self.uptime,
+            platform: self.platform.clone(),
+            volumes: self.volumes.clone(),
         })
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Offsets and meanings are those of `Documentation/arch/x86/boot.rst` ("The Real-Mode Kernel Header").
 
+use std::io::Read;
+
 use byteorder::{ByteOrder, LE};
+use flate2::read::GzDecoder;
 use vmcore::PhysAddr;
 
 use crate::kernel::{Kernel, KernelFormat, Part};
@@ -19,6 +22,8 @@ const KERNEL_ALIGNMENT: usize = 0x230;
 const RELOCATABLE: usize = 0x234;
 const XLOADFLAGS: usize = 0x236;
 const CMDLINE_SIZE: usize = 0x238;
+const PAYLOAD_OFFSET: usize = 0x248;
+const PAYLOAD_LENGTH: usize = 0x24c;
 const PREF_ADDRESS: usize = 0x258;
 const INIT_SIZE: usize = 0x260;
 /// The end of the last field above: no header that is used here is shorter.
@@ -103,24 +108,43 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, PlanError> {
         cmdline_max: LE::read_u32(&file[CMDLINE_SIZE..]) as usize,
         five_level: flags & XLF_5LEVEL_ENABLED != 0,
         setup_header: setup_header.to_vec(),
-        release: release(file),
+        version: version_string(file),
     })
 }
 
-/// The first word of the version string that the header points to.
-fn release(file: &[u8]) -> Option<String> {
+/// The vmlinux that a bzImage carries, if that is one that is known how to unpack: by gzip, or not packed.
+///
+/// `kernel` is what [`parse`] made of the file. No more than the memory that the file itself asks for is
+/// taken.
+pub(crate) fn unpack(kernel: &Kernel<'_>) -> Option<Vec<u8>> {
+    let file = kernel.file;
+    let setup = kernel.parts.first()?.bytes.start;
+    let field = |at: usize| usize::try_from(LE::read_u32(&file[at..])).ok();
+    let start = setup.checked_add(field(PAYLOAD_OFFSET)?)?;
+    let payload = file.get(start..start.checked_add(field(PAYLOAD_LENGTH)?)?)?;
+    let mut vmlinux = Vec::new();
+    if payload.starts_with(b"\x7fELF") {
+        vmlinux.extend_from_slice(payload);
+    } else if payload.starts_with(&[0x1f, 0x8b]) {
+        // The payload ends with its unpacked size, which gzip has there anyway. It is not believed: the
+        // vector grows with what comes, up to the limit.
+        let mut reader = GzDecoder::new(payload).take(kernel.memory.saturating_add(1));
+        reader.read_to_end(&mut vmlinux).ok()?;
+    }
+    (vmlinux.starts_with(b"\x7fELF") && vmlinux.len() as u64 <= kernel.memory).then_some(vmlinux)
+}
+
+/// The version string that the header points to.
+fn version_string(file: &[u8]) -> Option<String> {
     let offset = usize::from(LE::read_u16(&file[KERNEL_VERSION..]));
     if offset == 0 {
         return None;
     }
     let text = file.get(0x200 + offset..)?;
-    let end = text
-        .iter()
-        .take(256)
-        .position(|&byte| byte == b' ' || byte == 0)?;
+    let end = text.iter().take(256).position(|&byte| byte == 0)?;
     std::str::from_utf8(&text[..end])
         .ok()
-        .filter(|release| !release.is_empty())
+        .filter(|version| !version.is_empty() && !version.starts_with(' '))
         .map(str::to_owned)
 }
 
@@ -200,6 +224,58 @@ pub(crate) mod tests {
                 ),
                 "{len}"
             );
+        }
+    }
+
+    /// A file whose payload is `payload`.
+    fn carrying(payload: &[u8]) -> Vec<u8> {
+        let mut file = sample(payload.len() + 0x300);
+        LE::write_u32(&mut file[PAYLOAD_OFFSET..], 0x300);
+        LE::write_u32(&mut file[PAYLOAD_LENGTH..], payload.len() as u32);
+        file[1024 + 0x300..][..payload.len()].copy_from_slice(payload);
+        file
+    }
+
+    #[test]
+    fn what_is_packed_is_unpacked() {
+        let vmlinux = crate::vmlinux::tests::sample();
+        for payload in [vmlinux.clone(), crate::initramfs::gzip(&vmlinux)] {
+            let file = carrying(&payload);
+            let kernel = Kernel::parse(&file).unwrap();
+            assert_eq!(kernel.unpack().as_ref(), Some(&vmlinux));
+            let alone = Kernel::parse(&vmlinux).unwrap();
+            let unpacked = kernel.with_vmlinux(&vmlinux).unwrap();
+            assert_eq!(unpacked.parts, alone.parts);
+            assert_eq!(
+                (unpacked.memory, unpacked.entry),
+                (alone.memory, alone.entry)
+            );
+            // What only the bzImage tells is not lost.
+            assert_eq!(unpacked.release(), Some("6.12.1-x"));
+            assert_eq!(
+                unpacked.setup_header,
+                Kernel::parse(&file).unwrap().setup_header
+            );
+            assert_eq!(alone.unpack(), None);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_unpacked_stays_packed() {
+        let gzip = |bytes: &[u8]| crate::initramfs::gzip(bytes);
+        let mut cut = gzip(&crate::vmlinux::tests::sample());
+        cut.truncate(cut.len() / 2);
+        // More than the 24 MiB that the header asks for, all of it zeros behind a good beginning.
+        let large = [&b"\x7fELF"[..], &vec![0; 0x180_0000]].concat();
+        for payload in [b"\xfd7zXZ".to_vec(), gzip(b"no kernel"), cut, gzip(&large)] {
+            let file = carrying(&payload);
+            assert_eq!(Kernel::parse(&file).unwrap().unpack(), None);
+        }
+        let mut file = carrying(b"\x7fELF");
+        for (offset, length) in [(u32::MAX, 4), (0x300, u32::MAX), (u32::MAX, u32::MAX)] {
+            LE::write_u32(&mut file[PAYLOAD_OFFSET..], offset);
+            LE::write_u32(&mut file[PAYLOAD_LENGTH..], length);
+            assert_eq!(Kernel::parse(&file).unwrap().unpack(), None);
         }
     }
 

@@ -46,7 +46,7 @@ pub struct Kernel<'a> {
     pub(crate) five_level: bool,
     /// The setup header, for the boot parameters: the bytes from 0x1f1 on.
     pub(crate) setup_header: Vec<u8>,
-    pub(crate) release: Option<String>,
+    pub(crate) version: Option<String>,
 }
 
 impl<'a> Kernel<'a> {
@@ -63,6 +63,36 @@ impl<'a> Kernel<'a> {
         }
     }
 
+    /// The vmlinux that a bzImage carries; `None` if this is none, or if it is packed in a way that is not
+    /// known here. See [`with_vmlinux`](Self::with_vmlinux).
+    #[must_use]
+    pub fn unpack(&self) -> Option<Vec<u8>> {
+        match self.format {
+            KernelFormat::BzImage => bzimage::unpack(self),
+            KernelFormat::Vmlinux => None,
+        }
+    }
+
+    /// The same kernel, which need not unpack itself when it boots: `vmlinux` is what
+    /// [`unpack`](Self::unpack) made of it. What the file says of it holds on.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] if that is no kernel.
+    pub fn with_vmlinux(self, vmlinux: &[u8]) -> Result<Kernel<'_>, PlanError> {
+        let unpacked = vmlinux::parse(vmlinux)?;
+        Ok(Kernel {
+            lowest_base: self.lowest_base.max(unpacked.lowest_base),
+            relocatable: self.relocatable,
+            align: self.align.max(unpacked.align),
+            cmdline_max: self.cmdline_max,
+            five_level: self.five_level,
+            setup_header: self.setup_header,
+            version: self.version,
+            ..unpacked
+        })
+    }
+
     /// The format of the file.
     #[must_use]
     pub fn format(&self) -> KernelFormat {
@@ -72,7 +102,13 @@ impl<'a> Kernel<'a> {
     /// The kernel's release, as `uname -r` prints it, if the file tells.
     #[must_use]
     pub fn release(&self) -> Option<&str> {
-        self.release.as_deref()
+        self.version()?.split(' ').next()
+    }
+
+    /// All that the file tells of its version: the release, who built it, where and when.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// How much memory the kernel takes from its base on, before it knows of any other, in bytes.

@@ -1,6 +1,6 @@
 //! What must be known of a machine to plan for it.
 
-use vmcore::image::Paging;
+use vmcore::image::{Paging, Platform, Volume};
 use vmcore::{IoMem, PhysAddr, PhysRange};
 
 /// The facts of the running machine that a plan is made from.
@@ -24,6 +24,10 @@ pub struct Machine {
     pub free_fill: Option<u8>,
     /// For how many seconds it has run, the time asleep included.
     pub uptime: u64,
+    /// The hardware, as far as the running kernel counts on it.
+    pub platform: Platform,
+    /// The devices that are mounted for writing or swapped on.
+    pub volumes: Vec<Volume>,
     /// Where the running kernel keeps its VMCOREINFO note.
     pub vmcoreinfo: Option<PhysRange>,
 }

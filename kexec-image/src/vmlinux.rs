@@ -97,19 +97,19 @@ pub(crate) fn parse(file: &[u8]) -> Result<Kernel<'_>, PlanError> {
         // The file does not tell. It is entered with the page tables of the kernel that jumps.
         five_level: true,
         setup_header: boot_params::plain_setup_header(),
-        release: None,
+        version: None,
     })
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use scroll::Pwrite;
 
     use super::*;
 
     /// A file that looks like a vmlinux with two segments.
-    fn sample() -> Vec<u8> {
+    pub(crate) fn sample() -> Vec<u8> {
         let mut file = vec![0; 0x3000];
         let mut header = Header {
             e_type: ET_EXEC,

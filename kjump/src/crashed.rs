@@ -5,12 +5,12 @@
 )]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::thread;
 
 use vmcore::elf::{Core, CoreWriteError};
-use vmcore::image::{Layout, Sink};
+use vmcore::image::Layout;
 use vmcore::{Classes, DumpLevel, MappedFile, Progress, Saved};
 
 use crate::{Error, machine};
@@ -82,7 +82,7 @@ impl Crashed {
     pub fn write_core(
         &self,
         path: &Path,
-        sink: &mut impl Sink,
+        sink: &mut impl Write,
         classes: &Classes,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
@@ -91,7 +91,7 @@ impl Crashed {
             .core(Layout::Seen, classes)
             .map_err(Error::swap)?;
         core.write(&memory, sink, progress)
-            .and_then(|()| sink.sync().map_err(CoreWriteError::Write))
+            .and_then(|()| sink.flush().map_err(CoreWriteError::Write))
             .map_err(Error::write_core(path))
     }
 }

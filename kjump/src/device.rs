@@ -3,107 +3,73 @@
 //! The kernels that save and restore have little memory. Through the page cache they write in small
 //! steps and wait after each, since little of their memory may be dirty; and they read every page into
 //! memory that they must find first. Memory that was mapped from `/proc/vmcore` or `/dev/mem` cannot be
-//! the buffer of direct I/O, so the bytes go through a buffer of a few MiB: that is the one copy there
+//! the buffer of direct I/O, so the bytes go through a buffer of a thread: that is the one copy there
 //! is, instead of the one from or to the page cache.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::OFlag;
 use vmcore::image::Sink;
-use vmcore::{PAGE_SIZE, ReadAt};
+use vmcore::{BLOCK, BlockBuffer, ReadAt};
 
-/// What direct I/O wants addresses, offsets and lengths to be multiples of; block devices take this or
-/// less (open(2), "`O_DIRECT`").
-const ALIGN: usize = PAGE_SIZE as usize;
-
-/// Opens the device or file at `path` for direct I/O, or for cached I/O if it does not take that.
-fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
+/// Opens the device or file at `path` for direct I/O, or for cached I/O if it does not take that; tells
+/// which.
+fn open(path: &Path, options: &OpenOptions) -> io::Result<(File, bool)> {
     let direct = options
         .clone()
         .custom_flags(OFlag::O_DIRECT.bits())
         .open(path);
-    direct.or_else(|_| options.open(path))
+    match direct {
+        Ok(file) => Ok((file, true)),
+        Err(_) => Ok((options.open(path)?, false)),
+    }
 }
 
-/// A buffer at an address that direct I/O takes.
+/// Whether direct I/O takes `bytes` at `offset`.
+fn is_aligned(bytes: &[u8], offset: u64) -> bool {
+    bytes.as_ptr().align_offset(BLOCK) == 0
+        && bytes.len().is_multiple_of(BLOCK)
+        && offset.is_multiple_of(BLOCK as u64)
+}
+
+/// A device, or a file, that is written anywhere, by several threads at once.
 #[derive(Debug)]
-struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Buffer {
-    const SIZE: usize = 4 << 20;
-
-    fn new() -> Self {
-        let bytes = vec![0; Self::SIZE + ALIGN];
-        let start = bytes.as_ptr().align_offset(ALIGN);
-        Self { bytes, start }
-    }
-
-    fn get(&self) -> &[u8] {
-        &self.bytes[self.start..][..Self::SIZE]
-    }
-
-    fn get_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..][..Self::SIZE]
-    }
-}
-
-/// A device that is written from beginning to end.
-#[derive(Debug)]
-pub(crate) struct DeviceWriter {
+pub struct DeviceSink {
     file: File,
-    buffer: Buffer,
-    filled: usize,
+    is_direct: bool,
 }
 
-impl DeviceWriter {
-    /// Opens the device at `path`.
+impl DeviceSink {
+    /// Opens the device or file at `path`.
     ///
     /// # Errors
     ///
     /// What `open(2)` says.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            file: open(path, OpenOptions::new().write(true))?,
-            buffer: Buffer::new(),
-            filled: 0,
-        })
-    }
-
-    /// Writes what was gathered.
-    fn write_out(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.buffer.get()[..self.filled])?;
-        self.filled = 0;
-        Ok(())
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let (file, is_direct) = open(path, OpenOptions::new().write(true))?;
+        Ok(Self { file, is_direct })
     }
 }
 
-impl Write for DeviceWriter {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.filled == Buffer::SIZE {
-            self.write_out()?;
+impl Sink for DeviceSink {
+    fn can_seek(&self) -> bool {
+        true
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if !self.is_direct || is_aligned(bytes, offset) {
+            return self.file.write_all_at(bytes, offset);
         }
-        let len = buf.len().min(Buffer::SIZE - self.filled);
-        self.buffer.get_mut()[self.filled..][..len].copy_from_slice(&buf[..len]);
-        self.filled += len;
-        Ok(len)
+        let mut buffer = BlockBuffer::new(bytes.len());
+        buffer.get_mut().copy_from_slice(bytes);
+        self.file.write_all_at(buffer.get(), offset)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.write_out()
-    }
-}
-
-impl Sink for DeviceWriter {
-    /// The parts of an image that are synced end at multiples of 4096 bytes, as direct I/O needs it.
-    fn sync(&mut self) -> io::Result<()> {
-        self.write_out()?;
+    fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 }
@@ -112,22 +78,28 @@ impl Sink for DeviceWriter {
 #[derive(Debug)]
 pub struct DeviceReader {
     file: File,
+    is_direct: bool,
     size: u64,
-    buffer: Mutex<Buffer>,
+    /// For what direct I/O does not take.
+    buffer: Mutex<BlockBuffer>,
 }
 
 impl DeviceReader {
+    /// Bytes of the buffer.
+    const BUFFER: usize = 256 << 10;
+
     /// Opens the device or file at `path`.
     ///
     /// # Errors
     ///
     /// What `open(2)` says, or that it cannot seek, as a pipe.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut file = open(path, OpenOptions::new().read(true))?;
+        let (mut file, is_direct) = open(path, OpenOptions::new().read(true))?;
         Ok(Self {
             size: file.seek(SeekFrom::End(0))?,
             file,
-            buffer: Mutex::new(Buffer::new()),
+            is_direct,
+            buffer: Mutex::new(BlockBuffer::new(Self::BUFFER)),
         })
     }
 }
@@ -137,15 +109,22 @@ impl ReadAt for DeviceReader {
         self.size
     }
 
+    fn is_direct(&self) -> bool {
+        self.is_direct
+    }
+
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if !self.is_direct || is_aligned(buf, offset) {
+            return self.file.read_exact_at(buf, offset);
+        }
         // A panic in another thread may have left other bytes in the buffer, which does not matter.
         let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut at = offset;
         let mut rest = buf;
         while !rest.is_empty() {
-            let skip = at % ALIGN as u64;
+            let skip = at % BLOCK as u64;
             let wanted = (skip as usize).saturating_add(rest.len());
-            let len = wanted.min(Buffer::SIZE).next_multiple_of(ALIGN);
+            let len = wanted.min(Self::BUFFER).next_multiple_of(BLOCK);
             let read = self.file.read_at(&mut buffer.get_mut()[..len], at - skip)?;
             // The end of a file may be anywhere.
             let got = read.saturating_sub(skip as usize).min(rest.len());
@@ -170,16 +149,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_arrives_in_order() {
+    fn what_is_written_arrives_where_it_belongs() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let mut device = DeviceWriter::open(file.path()).unwrap();
+        let device = DeviceSink::open(file.path()).unwrap();
         let bytes = bytes((9 << 20) + 8192);
         let (first, rest) = bytes.split_at(8192);
-        device.write_all(first).unwrap();
-        device.sync().unwrap();
-        for piece in rest.chunks(1_000_003) {
-            device.write_all(piece).unwrap();
+        // At odd addresses, most of them, and backwards.
+        let pieces = rest.chunks(3 << 20).zip((8192..).step_by(3 << 20));
+        for (piece, at) in pieces.collect::<Vec<_>>().into_iter().rev() {
+            device.write_at(piece, at).unwrap();
         }
+        device.write_at(first, 0).unwrap();
         device.sync().unwrap();
         assert!(std::fs::read(file.path()).unwrap() == bytes);
     }
@@ -195,6 +175,7 @@ mod tests {
             (0, bytes.len()),
             (1, 2),
             (4095, 4097),
+            (4096, 3 << 20),
             (5 << 20, bytes.len()),
             (7, 7),
         ] {
@@ -202,6 +183,9 @@ mod tests {
             device.read_exact_at(&mut read, start as u64).unwrap();
             assert!(read == bytes[start..end]);
         }
+        let mut aligned = BlockBuffer::new(1 << 20);
+        device.read_exact_at(aligned.get_mut(), 4096).unwrap();
+        assert!(aligned.get() == &bytes[4096..][..1 << 20]);
         let mut beyond = [0; 10];
         assert!(
             device

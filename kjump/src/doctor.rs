@@ -1,5 +1,6 @@
 //! Can this machine hibernate by kexec? What is in the way, and what to do about it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs;
 use std::io::Read as _;
@@ -9,7 +10,7 @@ use kexec_image::{Machine, window};
 use kexec_sys::{Cause, Evidence, KernelState, LoadFlags, Lockdown, Segment};
 use vmcore::PAGE_SIZE;
 
-use crate::machine;
+use crate::{Resumption, machine};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +38,7 @@ impl fmt::Display for Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What was checked, in one word or two.
-    pub check: &'static str,
+    pub check: Cow<'static, str>,
     /// How it came out.
     pub status: Status,
     /// What was found.
@@ -47,26 +48,34 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn good(check: &'static str, detail: impl Into<String>) -> Self {
+    fn good(check: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         Self::new(check, Status::Good, detail, None)
     }
 
-    fn warning(check: &'static str, detail: impl Into<String>, remedy: &str) -> Self {
+    fn warning(
+        check: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+        remedy: &str,
+    ) -> Self {
         Self::new(check, Status::Warning, detail, Some(remedy.to_owned()))
     }
 
-    fn obstacle(check: &'static str, detail: impl Into<String>, remedy: &str) -> Self {
+    fn obstacle(
+        check: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+        remedy: &str,
+    ) -> Self {
         Self::new(check, Status::Obstacle, detail, Some(remedy.to_owned()))
     }
 
     fn new(
-        check: &'static str,
+        check: impl Into<Cow<'static, str>>,
         status: Status,
         detail: impl Into<String>,
         remedy: Option<String>,
     ) -> Self {
         Self {
-            check,
+            check: check.into(),
             status,
             detail: detail.into(),
             remedy,
@@ -97,6 +106,28 @@ pub fn examine() -> Vec<Finding> {
     }
     findings.push(options(root));
     findings
+}
+
+/// Looks at what would happen if the image in the device or file at `path` were resumed now.
+#[must_use]
+pub fn examine_image(path: &Path) -> Vec<Finding> {
+    let machine = match machine::read() {
+        Ok(machine) => machine,
+        Err(error) => {
+            return vec![Finding::obstacle(
+                "memory map",
+                chain(&error),
+                "run this as root, with /proc and /sys mounted",
+            )];
+        }
+    };
+    Resumption::checks(&machine, path)
+        .into_iter()
+        .map(|check| match check.result {
+            Ok(found) => Finding::good(check.name, found),
+            Err(error) => Finding::new(check.name, Status::Obstacle, chain(&error), None),
+        })
+        .collect()
 }
 
 /// Whether nothing is in the way.

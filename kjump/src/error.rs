@@ -7,8 +7,10 @@ use kexec_image::PlanError;
 use krestore_core::RestoreError;
 use vmcore::elf::{CoreError, CoreWriteError};
 use vmcore::image::{ImageError, ImageId, Paging};
-use vmcore::{FileError, MemoryError, PagesError, SwapError};
+use vmcore::{FileError, MemoryError, PagesError, SwapError, WriteError};
 use vmcore::{IoMemError, PhysRange};
+
+use crate::Moment;
 
 /// What can go wrong between two kernels, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +87,15 @@ pub enum Error {
         /// Why.
         #[source]
         source: CoreWriteError,
+    },
+    /// An image could not be written.
+    #[error("cannot write the image to {path}")]
+    WriteImage {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: WriteError,
     },
     /// Memory could not be restored.
     #[error("the memory cannot be restored")]
@@ -175,6 +186,47 @@ pub enum Error {
         /// Whether the image has it.
         in_image: bool,
     },
+    /// The image is of another machine.
+    #[error("the image was made on another machine: that was {image:?}, and this is {here:?}")]
+    OtherMachine {
+        /// What the firmware said there.
+        image: String,
+        /// What it says here.
+        here: String,
+    },
+    /// The CPUs lack what the kernel in the image makes use of.
+    #[error(
+        "the CPUs here ({here}) do not have {feature:?}, which the kernel in the image uses (it ran on {image}); if this is the same machine, boot this kernel with the parameters of that one, and check the firmware's settings"
+    )]
+    OtherCpu {
+        /// The feature, as `/proc/cpuinfo` names it.
+        feature: String,
+        /// The CPUs that the image was made on.
+        image: String,
+        /// The CPUs here.
+        here: String,
+    },
+    /// The kernel that is to restore the image is not the one that saved it.
+    #[error(
+        "the kernel that is to restore the image is {here:?}, and the one that saved it was {image:?}; give that one with --kernel, or say --other-kernel"
+    )]
+    OtherKernel {
+        /// What the one is that saved it.
+        image: String,
+        /// What the one is that was given.
+        here: String,
+    },
+    /// It was tried too often.
+    #[error(
+        "the image in {} was to be resumed {attempts} times, and the machine never went on; `kjump resume --force-again` tries once more, `kjump discard` gives the image up",
+        path.display()
+    )]
+    TooManyAttempts {
+        /// Where the image is.
+        path: PathBuf,
+        /// How often.
+        attempts: u32,
+    },
     /// The image was made under page tables of another depth.
     #[error(
         "the image was made with {image}, and this kernel runs with {here}; boot it with {}",
@@ -185,6 +237,69 @@ pub enum Error {
         image: Paging,
         /// This kernel's.
         here: Paging,
+    },
+    /// A device that the machine uses cannot be read by other kernels.
+    #[error(
+        "{device} ({used}) is made of other devices, and the saving kernel cannot see whether somebody writes to it before this machine is resumed; say --allow-unread {device} if nobody will"
+    )]
+    HiddenVolume {
+        /// The device.
+        device: String,
+        /// What it is used for.
+        used: String,
+    },
+    /// A device that is to be left alone is not in use.
+    #[error(
+        "{} is not among the devices that are mounted for writing or swapped on; nothing is to be allowed for it",
+        device.display()
+    )]
+    NoVolume {
+        /// The device.
+        device: PathBuf,
+    },
+    /// A device that the machine uses cannot be read.
+    #[error(
+        "{volume} ({used} in the machine that is saved) cannot be looked at, to know whether it is used before the machine goes on"
+    )]
+    UnreadVolume {
+        /// What is on the device.
+        volume: String,
+        /// What it is used for.
+        used: String,
+        /// What the reading met.
+        source: io::Error,
+    },
+    /// A device that the sleeping machine uses is mounted here.
+    #[error(
+        "{volume} on {} is {used} here, and the sleeping machine has it mounted too; resume before anything of that machine's is mounted",
+        path.display()
+    )]
+    MountedVolume {
+        /// What is on the device.
+        volume: String,
+        /// The device.
+        path: PathBuf,
+        /// What it is used for here.
+        used: String,
+    },
+    /// A device that the sleeping machine uses was written to.
+    #[error(
+        "{volume}, here on {} and {used} in the sleeping machine, was written to since that was saved{}; resuming it now would destroy what is there. `kjump discard {}` gives the image up",
+        path.display(),
+        since.map_or(String::new(), |since| format!(" (last at {since})")),
+        image.display()
+    )]
+    UsedVolume {
+        /// What is on the device.
+        volume: String,
+        /// The device.
+        path: PathBuf,
+        /// What it is used for.
+        used: String,
+        /// When it was written last, if it tells.
+        since: Option<Moment>,
+        /// Where the image is.
+        image: PathBuf,
     },
     /// The image could not be marked as resumed.
     #[error(
@@ -227,6 +342,14 @@ impl Error {
     /// For `map_err`: a core that cannot be written to `path`.
     pub(crate) fn write_core(path: &std::path::Path) -> impl Fn(CoreWriteError) -> Self {
         move |source| Self::WriteCore {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// For `map_err`: an image that cannot be written.
+    pub(crate) fn write_image(path: &std::path::Path) -> impl Fn(WriteError) -> Self {
+        move |source| Self::WriteImage {
             path: path.to_owned(),
             source,
         }

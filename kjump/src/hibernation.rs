@@ -1,10 +1,9 @@
 //! Kernel A: prepares its saving kernel.
 
 use kexec_image::{Boot, Kernel, LoadPlan, Machine, window};
-use vmcore::PAGE_SIZE;
-use vmcore::image::{Identity, ImageId, size_for};
+use vmcore::image::{Identity, ImageId, largest_size};
 
-use crate::{Error, jump};
+use crate::{Error, jump, volumes};
 
 /// What a machine needs to hibernate.
 #[derive(Clone, Copy, Debug)]
@@ -35,10 +34,13 @@ impl<'a> Hibernation<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Plan`] that says what does not fit.
+    /// [`Error::Plan`] that says what does not fit, or [`Error::HiddenVolume`] if something is mounted that the
+    /// saving kernel could not look at.
     pub fn prepare(&self) -> Result<Prepared<'a>, Error> {
+        volumes::check_visible(&self.machine.volumes)?;
         let window = window::choose(&self.machine.iomem, self.kernel, self.window)?;
-        let identity = self.machine.identity(random_id()?, window)?;
+        let mut identity = self.machine.identity(random_id()?, window)?;
+        identity.platform.saver = self.kernel.version().unwrap_or_default().to_owned();
         let boot = Boot {
             kernel: self.kernel,
             initramfs: self.initramfs,
@@ -54,9 +56,7 @@ impl Prepared<'_> {
     /// headers and notes.
     #[must_use]
     pub fn image_size(&self) -> u64 {
-        // A page of notes for each CPU is ample; no machine has more than 8,192 of them.
-        const HEADERS: u64 = 8192 * PAGE_SIZE;
-        size_for(self.identity.saved_memory().bytes().saturating_add(HEADERS)).unwrap_or(u64::MAX)
+        largest_size(self.identity.saved_memory().bytes())
     }
 
     /// Loads the saving kernel. [`jump`](crate::jump()) then jumps to it.

@@ -42,36 +42,47 @@
 //!
 //! * Nothing is jumped to that was not checked as a whole before.
 //! * A function that does not come back says so in its type.
-//! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound.
+//! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound, and the instruction that
+//!   reads the time-stamp counter.
 
 /// The example in the README, so that it is compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod calibration;
+mod clock;
 mod crashed;
 mod device;
 pub mod doctor;
 mod error;
+pub mod filesystem;
 mod hibernation;
 mod jump;
 pub mod machine;
+mod moment;
 pub mod protocol;
 mod restoration;
 mod resumption;
 mod sleeper;
 mod target;
+mod threads;
+pub mod volumes;
 
+pub use calibration::Calibration;
+pub use clock::{Departure, Measure, NoDeparture};
 pub use crashed::Crashed;
-pub use device::DeviceReader;
+pub use device::{DeviceReader, DeviceSink};
 pub use error::Error;
 pub use hibernation::{Hibernation, Prepared, random_id};
 pub use jump::{jump, jump_back};
+pub use moment::Moment;
 pub use protocol::Protocol;
-pub use restoration::{Restoration, Restored, memory_device, open_memory};
-pub use resumption::Resumption;
+pub use restoration::{Restoration, Restored, Verify, memory_device, open_memory};
+pub use resumption::{Check, Resumption};
 pub use sleeper::Sleeper;
 pub use target::{ImageTarget, Outcome, find_image};
+pub use threads::threads_for;
 
 #[doc(no_inline)]
 pub use kexec_image::{CommandLine, Kernel, LoadPlan, Machine, initramfs, window};

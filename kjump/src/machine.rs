@@ -8,10 +8,10 @@ use flate2::read::GzDecoder;
 use kexec_image::{CommandLine, Firmware, Machine};
 use kexec_sys::KernelState;
 use vmcore::elf::{Notes, direct_map_base};
-use vmcore::image::Paging;
+use vmcore::image::{Paging, Platform};
 use vmcore::{IoMem, PhysAddr, PhysRange, ReadFile};
 
-use crate::Error;
+use crate::{Error, Moment, volumes};
 
 /// Reads the facts of the running machine.
 ///
@@ -44,6 +44,8 @@ pub fn read_at(root: &Path) -> Result<Machine, Error> {
         ),
         uptime: uptime(&read_text(root, "proc/uptime")?),
         vmcoreinfo: vmcoreinfo(root),
+        platform: platform(root)?,
+        volumes: volumes::in_use_at(root)?,
     })
 }
 
@@ -159,6 +161,42 @@ fn crash_notes_at(root: &Path) -> Result<Vec<PhysRange>, Error> {
     }
     notes.sort_unstable_by_key(|(number, _)| *number);
     Ok(notes.into_iter().map(|(_, note)| note).collect())
+}
+
+/// The hardware, as far as the kernel counts on it.
+fn platform(root: &Path) -> Result<Platform, Error> {
+    // What is not there, or not to be read, is not known.
+    let firmware = |name: &str| {
+        let path = format!("sys/class/dmi/id/{name}");
+        read_text(root, &path).map_or(String::new(), |text| text.trim().to_owned())
+    };
+    let cpuinfo = read_text(root, "proc/cpuinfo")?;
+    let field = |name: &str| {
+        let line = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.split_once(':'));
+        line.map_or(String::new(), |(_, value)| value.trim().to_owned())
+    };
+    Ok(Platform {
+        vendor: firmware("sys_vendor"),
+        product: firmware("product_name"),
+        board: firmware("board_name"),
+        uuid: firmware("product_uuid"),
+        cpu: field("model name"),
+        features: features(&field("flags")),
+        saver: String::new(),
+        time: Moment::now().0,
+    })
+}
+
+/// The features of the CPU among `flags`: some follow from the kernel's parameters and not from the CPU
+/// (`nopti` and `no5lvl`), and the depth of page tables is known by itself.
+fn features(flags: &str) -> String {
+    let features: Vec<&str> = flags
+        .split_whitespace()
+        .filter(|flag| !matches!(*flag, "la57" | "pti"))
+        .collect();
+    features.join(" ")
 }
 
 /// The most that is read of a file that the kernel shows.
@@ -317,6 +355,11 @@ mod tests {
         write("proc/cmdline", b"quiet init_on_free=1\n");
         write("proc/iomem", b"00100000-3fffffff : System RAM\n");
         write("proc/cpuinfo", b"processor : 0\nflags\t\t: fpu la57 lm\n");
+        write(
+            "proc/1/mountinfo",
+            b"22 1 0:5 / /dev rw - devtmpfs none rw\n",
+        );
+        write("sys/class/dmi/id/product_name", b"Some Machine\n");
         write("sys/kernel/vmcoreinfo", b"3f001000 1024\n");
         write("sys/kernel/notes", &encode_note("GNU", 3, &[0xab; 20]));
         write(
@@ -338,6 +381,10 @@ mod tests {
         assert_eq!(machine.paging, Paging::FiveLevel);
         assert_eq!(machine.free_fill, Some(0));
         assert_eq!(machine.uptime, 93_784);
+        assert_eq!(machine.platform.product, "Some Machine");
+        assert_eq!(machine.platform.vendor, "");
+        assert_eq!(machine.platform.features, "fpu lm");
+        assert_eq!(machine.volumes, []);
         assert_eq!(machine.rsdp, Some(PhysAddr::new(0x3f77_e014)));
         assert_eq!(machine.direct_map, Some(0xffff_8880_0000_0000));
         assert_eq!(machine.vmcoreinfo, PhysRange::new(0x3f00_1000, 0x3f00_2024));

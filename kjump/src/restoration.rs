@@ -3,22 +3,21 @@
 use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
-use vmcore::image::{Identity, Image, Jump};
-use vmcore::{
-    Format, Memory, MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap, Saved, SavedFile,
-};
+use vmcore::image::{Codec, Header, Identity, Image, ImageError, Jump, Layout};
+use vmcore::{Memory, MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap, Saved, SavedFile};
 
-use crate::{DeviceReader, Error, jump, machine};
+use crate::volumes::{self, PATIENCE};
+use crate::{DeviceReader, Error, jump, machine, threads_for};
 
 /// A machine that is to be restored by this kernel: one in an image, or in an ELF core that tells of the
 /// jump that it was saved after.
 #[derive(Debug)]
 pub struct Restoration {
     path: PathBuf,
-    image: Option<Image<DeviceReader>>,
-    machine: Saved<Box<dyn Memory + Send + Sync>>,
+    source: Source,
     identity: Identity,
     jump: Jump,
 }
@@ -32,6 +31,36 @@ pub fn memory_device() -> &'static Path {
         oldmem
     } else {
         Path::new(DevMem::PATH)
+    }
+}
+
+/// What the memory comes from.
+#[derive(Debug)]
+enum Source {
+    Image(Image<DeviceReader>),
+    Core(Saved<Box<dyn Memory + Send + Sync>>),
+}
+
+/// How much of an image is read and checked before the first byte of memory is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// All that tells of memory; memory itself is checked as it is read, and nothing is jumped to unless
+    /// all of it was right.
+    #[default]
+    Index,
+    /// All of it. So it is read twice.
+    Full,
+}
+
+impl FromStr for Verify {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "index" => Ok(Self::Index),
+            "full" => Ok(Self::Full),
+            _ => Err("it is index or full".to_owned()),
+        }
     }
 }
 
@@ -68,20 +97,49 @@ impl Restoration {
     /// [`Error::Image`] with the reason why an image cannot be resumed, [`Error::File`] if it is none and no core
     /// either, [`Error::NoJump`] if a core does not tell how to get back into its machine.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_if(path, false)
+    }
+
+    /// As [`open`](Self::open), for those who know what they do: an image that was resumed already is taken
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_again(path: &Path) -> Result<Self, Error> {
+        Self::open_if(path, true)
+    }
+
+    fn open_if(path: &Path, again: bool) -> Result<Self, Error> {
         let reader = || DeviceReader::open(path).map_err(Error::open(path));
-        let file = SavedFile::open(reader()?).map_err(Error::file(path))?;
-        let image = match file.format {
-            Format::Image => Some(Image::open(reader()?).map_err(Error::image(path))?),
-            _ => None,
-        };
-        let machine = file.machine;
+        let mut magic = [0; 8];
+        let is_image = vmcore::ReadAt::read_exact_at(&reader()?, &mut magic, 0).is_ok()
+            && &magic == Header::MAGIC;
+        if is_image {
+            let (image, resumable) = Image::examine(reader()?).map_err(Error::image(path))?;
+            match resumable {
+                Err(ImageError::Resumed) if again => {}
+                other => other.map_err(Error::image(path))?,
+            }
+            return Ok(Self {
+                path: path.to_owned(),
+                identity: image.identity().clone(),
+                jump: Jump {
+                    back: image.saved().jump_back,
+                    layout: Layout::Raw,
+                },
+                source: Source::Image(image),
+            });
+        }
+        let machine = SavedFile::open(reader()?)
+            .map_err(Error::file(path))?
+            .machine;
         match (machine.identity().cloned(), machine.jump()) {
             (Some(identity), Some(jump)) => Ok(Self {
                 path: path.to_owned(),
-                image,
+                source: Source::Core(machine),
                 identity,
                 jump,
-                machine,
             }),
             _ => Err(Error::NoJump {
                 path: path.to_owned(),
@@ -98,7 +156,7 @@ impl Restoration {
     /// Whether this is an image, which is marked so that nobody resumes it twice; a core cannot be.
     #[must_use]
     pub fn is_image(&self) -> bool {
-        self.image.is_some()
+        matches!(self.source, Source::Image(_))
     }
 
     /// Checks that all memory of the machine can be restored to `memory`, and writes nothing.
@@ -108,26 +166,74 @@ impl Restoration {
     /// [`Error::Restore`] with the first range that cannot be, and why.
     pub fn check(&self, memory: &dyn Target) -> Result<Summary, Error> {
         let machine = self.identity.saved_memory();
-        let raw = self.machine.raw().map_err(Error::swap)?;
-        Ok(krestore_core::check(&raw, self.plan(&machine), memory)?)
+        let plan = self.plan(&machine);
+        Ok(match &self.source {
+            Source::Image(image) => krestore_core::check_image(image, plan, memory)?,
+            Source::Core(saved) => {
+                krestore_core::check(&saved.raw().map_err(Error::swap)?, plan, memory)?
+            }
+        })
     }
 
-    /// Writes all memory of the machine to `memory`, after [`check`](Self::check)ing it.
+    /// Reads all of an image and checks it; there is nothing that a core could be checked by.
     ///
     /// # Errors
     ///
-    /// As [`check`](Self::check), before the first byte is written; [`Error::Restore`] later if a byte
-    /// could not be brought over.
+    /// [`Error::Image`] with the first damage that is found.
+    pub fn verify(&self, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+        match &self.source {
+            Source::Image(image) => {
+                krestore_core::verify_image(image, threads_for(Codec::Lz4), progress)
+                    .map(drop)
+                    .map_err(Error::image(&self.path))
+            }
+            Source::Core(_) => Ok(()),
+        }
+    }
+
+    /// Checks that nobody used the machine's devices since it was saved. Of a core that is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UsedVolume`] and its like, which name the device.
+    pub fn check_volumes(&self) -> Result<(), Error> {
+        if !self.is_image() {
+            return Ok(());
+        }
+        let here = volumes::in_use()?;
+        for volume in &self.identity.volumes {
+            volumes::check(volume, &here, &self.path, PATIENCE)?;
+        }
+        Ok(())
+    }
+
+    /// Writes all memory of the machine to `memory`, after [`check`](Self::check)ing it, on all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check) and [`check_volumes`](Self::check_volumes), before the first byte is
+    /// written; [`Error::Restore`] later if a byte could not be brought over.
     pub fn restore(
         self,
-        mut memory: Box<dyn Target>,
+        memory: Box<dyn Target>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Restored, Error> {
+        if memory.is_memory() {
+            self.check_volumes()?;
+        }
         let machine = self.identity.saved_memory();
-        let raw = self.machine.raw().map_err(Error::swap)?;
         let plan = self.plan(&machine);
-        let summary = krestore_core::restore(&raw, plan, memory.as_mut(), progress)?;
-        drop(raw);
+        let threads = threads_for(Codec::Lz4);
+        let target = memory.as_ref();
+        let summary = match &self.source {
+            Source::Image(image) => {
+                krestore_core::restore_image(image, plan, target, threads, progress)?
+            }
+            Source::Core(saved) => {
+                let raw = saved.raw().map_err(Error::swap)?;
+                krestore_core::restore(&raw, plan, target, threads, progress)?
+            }
+        };
         Ok(Restored {
             restoration: self,
             memory,
@@ -164,24 +270,30 @@ impl Restored {
     /// # Errors
     ///
     /// [`Error::Kexec`] if the kernel refused, [`Error::Mark`] if the image could not be marked.
-    pub fn jump_back(mut self) -> Result<Infallible, Error> {
+    pub fn jump_back(self) -> Result<Infallible, Error> {
         let Restoration {
             path,
-            image,
+            source,
             identity,
             jump: Jump { back, .. },
-            ..
         } = self.restoration;
         let page = PhysRange::from_len(back.align_down(PAGE_SIZE), PAGE_SIZE)
             .ok_or(MemoryError::Absent { addr: back })?;
         let page = self.memory.read(page)?;
         jump::load_way_back(back, &page, identity.window)?;
+        let Source::Image(image) = source else {
+            return jump::leave();
+        };
+        let mark = |source| Error::Mark {
+            path: path.clone(),
+            source,
+        };
+        let file = OpenOptions::new().write(true).open(&path).map_err(mark)?;
         // From here on the image is stale, so nothing but the jump comes after.
-        if let Some(image) = image {
-            let file = OpenOptions::new().write(true).open(&path);
-            file.and_then(|file| image.mark_resumed(&file))
-                .map_err(|source| Error::Mark { path, source })?;
-        }
-        jump::leave()
+        image.mark_resumed(&file).map_err(mark)?;
+        jump::leave().inspect_err(|_| {
+            // The machine did not go on, so it can be tried again. If this fails too, it cannot.
+            let _ = image.unmark_resumed(&file);
+        })
     }
 }

@@ -1,13 +1,22 @@
 //! Kernel C: finds an image, and leaves for the kernel that restores it.
 
 use std::convert::Infallible;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use kexec_image::{Boot, LoadPlan, Machine};
-use vmcore::image::Image;
+use kexec_image::{Boot, Kernel, LoadPlan, Machine};
+use vmcore::image::{Identity, Image, ImageError, Paging, Platform};
 use vmcore::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
 
-use crate::{DeviceReader, Error, jump};
+use crate::{DeviceReader, Error, Moment, jump, volumes};
+
+/// How long a device may take to appear: whoever resumes does so early.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often somebody may set out to resume an image: a kernel that fails to restore it must not be
+/// started again and again.
+const MOST_ATTEMPTS: u32 = 3;
 
 /// An image that can be resumed on this machine.
 #[derive(Debug)]
@@ -15,32 +24,87 @@ pub struct Resumption<'a> {
     machine: &'a Machine,
     path: PathBuf,
     image: Image<DeviceReader>,
+    again: bool,
+}
+
+/// What was found when one thing was looked at that must hold for an image to be resumed.
+#[derive(Debug)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// What was found, or why the image must not be resumed.
+    pub result: Result<String, Error>,
 }
 
 impl<'a> Resumption<'a> {
     /// Opens the image in the device or file at `path` and checks that it is complete, was not resumed
-    /// before, and is of this `machine`.
+    /// before, is of this `machine`, and that nobody used the devices that the machine in it counts on.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`], [`Error::OtherMemory`] or [`Error::OtherPaging`] with the reason.
+    /// [`Error`] with the first reason why it must not be resumed, and what can be done.
     pub fn open(machine: &'a Machine, path: &Path) -> Result<Self, Error> {
-        let image = Image::open(DeviceReader::open(path).map_err(Error::open(path))?)
-            .map_err(Error::image(path))?;
-        image.core().map_err(Error::image(path))?;
-        let identity = image.identity();
-        if identity.paging != machine.paging {
-            return Err(Error::OtherPaging {
-                image: identity.paging,
-                here: machine.paging,
-            });
+        Self::open_if(machine, path, false)
+    }
+
+    /// As [`open`](Self::open), for those who know what they do: an image that was resumed already, or
+    /// that could not be restored several times, is taken too. The devices that the machine in it counts
+    /// on must still be as they were.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_again(machine: &'a Machine, path: &Path) -> Result<Self, Error> {
+        Self::open_if(machine, path, true)
+    }
+
+    fn open_if(machine: &'a Machine, path: &Path, again: bool) -> Result<Self, Error> {
+        let (image, resumable) = examine(path)?;
+        match resumable {
+            Err(ImageError::Resumed) if again => {}
+            other => other.map_err(Error::image(path))?,
         }
-        same_memory(&identity.memory, &machine.iomem.memory())?;
+        if !again {
+            few_attempts(&image, path)?;
+        }
+        check_index(&image).map_err(Error::image(path))?;
+        for check in fitness(image.identity(), machine, path) {
+            check.result?;
+        }
         Ok(Self {
             machine,
             path: path.to_owned(),
             image,
+            again,
         })
+    }
+
+    /// Looks at all that must hold for the image in the device or file at `path` to be resumed on
+    /// `machine`, whether or not something before did not.
+    #[must_use]
+    pub fn checks(machine: &Machine, path: &Path) -> Vec<Check> {
+        let (image, resumable) = match examine(path) {
+            Ok(found) => found,
+            Err(error) => return vec![Check::new("image", Err(error))],
+        };
+        let identity = image.identity();
+        let saved = format!(
+            "{} ({}), saved {}",
+            identity.release,
+            identity.id,
+            Moment(identity.platform.time)
+        );
+        let whole = resumable
+            .and_then(|()| check_index(&image))
+            .map(|()| saved)
+            .map_err(Error::image(path));
+        let attempts = few_attempts(&image, path).map(|()| image.attempts().to_string());
+        let mut checks = vec![
+            Check::new("image", whole),
+            Check::new("earlier attempts", attempts),
+        ];
+        checks.extend(fitness(identity, machine, path));
+        checks
     }
 
     /// The image.
@@ -53,6 +117,29 @@ impl<'a> Resumption<'a> {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the image is taken although it was resumed already.
+    #[must_use]
+    pub fn is_again(&self) -> bool {
+        self.again
+    }
+
+    /// Checks that `kernel` is the same as the one that saved the machine: then it has shown that it runs
+    /// beside it. Any other kernel may do as well, or may not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherKernel`] with what both say that they are.
+    pub fn check_kernel(&self, kernel: &Kernel<'_>) -> Result<(), Error> {
+        let saver = &self.image.identity().platform.saver;
+        match kernel.version() {
+            Some(version) if !saver.is_empty() && version != saver => Err(Error::OtherKernel {
+                image: saver.clone(),
+                here: version.to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Plans the kernel that restores the image.
@@ -68,14 +155,125 @@ impl<'a> Resumption<'a> {
         )?)
     }
 
-    /// Loads `plan` and leaves for it. File systems are synced before, but not unmounted.
+    /// Loads `plan` and leaves for it, after the image was marked with one attempt more. File systems are
+    /// synced before, but not unmounted.
     ///
     /// # Errors
     ///
-    /// [`Error::Kexec`] if the kernel refused.
+    /// [`Error::Kexec`] if the kernel refused, [`Error::Mark`] if the image cannot be marked.
     pub fn leave(&self, plan: &LoadPlan<'_>) -> Result<Infallible, Error> {
         jump::load(plan)?;
+        // One that was resumed stays marked as that.
+        if !self.again {
+            let file = OpenOptions::new().write(true).open(&self.path);
+            file.and_then(|file| self.image.mark_attempt(&file))
+                .map_err(|source| Error::Mark {
+                    path: self.path.clone(),
+                    source,
+                })?;
+        }
         jump::leave()
+    }
+}
+
+/// Reads the index through, so that what is wrong with it is known before this kernel is left.
+fn check_index(image: &Image<DeviceReader>) -> Result<(), ImageError> {
+    image.index()?.try_for_each(|entry| entry.map(drop))
+}
+
+impl Check {
+    fn new(name: impl Into<String>, result: Result<String, Error>) -> Self {
+        Self {
+            name: name.into(),
+            result,
+        }
+    }
+}
+
+/// The image at `path`, and whether it may be resumed by what it says itself.
+fn examine(path: &Path) -> Result<(Image<DeviceReader>, Result<(), ImageError>), Error> {
+    let device = DeviceReader::open(path).map_err(Error::open(path))?;
+    Image::examine(device).map_err(Error::image(path))
+}
+
+/// Checks that nobody failed too often to resume `image`.
+fn few_attempts(image: &Image<DeviceReader>, path: &Path) -> Result<(), Error> {
+    let attempts = image.attempts();
+    if attempts >= MOST_ATTEMPTS {
+        return Err(Error::TooManyAttempts {
+            path: path.to_owned(),
+            attempts,
+        });
+    }
+    Ok(())
+}
+
+/// Looks, one after the other, at all that must be as it was for the machine of `identity`, whose image
+/// is at `path`.
+fn fitness<'a>(
+    identity: &'a Identity,
+    machine: &'a Machine,
+    path: &'a Path,
+) -> impl Iterator<Item = Check> + 'a {
+    let (then, now) = (&identity.platform, &machine.platform);
+    let machine_checks = [
+        Check::new("hardware", same_hardware(then, now)),
+        Check::new("CPU", same_cpu(then, now)),
+        Check::new("paging", same_paging(identity.paging, machine.paging)),
+        Check::new(
+            "memory",
+            same_memory(&identity.memory, &machine.iomem.memory()).map(|()| "the same".to_owned()),
+        ),
+    ];
+    // These may have to wait for devices, so they are looked at when it is their turn.
+    let volumes = identity.volumes.iter().map(move |volume| {
+        let result = volumes::check(volume, &machine.volumes, path, PATIENCE);
+        Check::new(volumes::name(volume), result)
+    });
+    machine_checks.into_iter().chain(volumes)
+}
+
+/// Checks that the page tables have the same depth.
+fn same_paging(image: Paging, here: Paging) -> Result<String, Error> {
+    if image != here {
+        return Err(Error::OtherPaging { image, here });
+    }
+    Ok(here.to_string())
+}
+
+/// Checks that this is the machine that was saved, by what its firmware says of it.
+fn same_hardware(image: &Platform, here: &Platform) -> Result<String, Error> {
+    let fields = |platform: &Platform| {
+        [
+            platform.vendor.clone(),
+            platform.product.clone(),
+            platform.board.clone(),
+            platform.uuid.clone(),
+        ]
+    };
+    for (then, now) in fields(image).into_iter().zip(fields(here)) {
+        // Of what one of them does not know, nothing follows.
+        if !then.is_empty() && !now.is_empty() && then != now {
+            return Err(Error::OtherMachine {
+                image: then,
+                here: now,
+            });
+        }
+    }
+    Ok(format!("{} {}", here.vendor, here.product)
+        .trim()
+        .to_owned())
+}
+
+/// Checks that the CPUs can do all that those could that the kernel in the image runs on.
+fn same_cpu(image: &Platform, here: &Platform) -> Result<String, Error> {
+    match image.lacking(here) {
+        Some(feature) => Err(Error::OtherCpu {
+            feature: feature.to_owned(),
+            image: image.cpu.clone(),
+            here: here.cpu.clone(),
+        }),
+        None => Ok(here.cpu.clone()),
     }
 }
 

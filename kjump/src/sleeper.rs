@@ -6,16 +6,20 @@
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::Path;
 use std::thread;
 
 use kexec_image::CommandLine;
 use vmcore::elf::{Core, CoreWriteError, CoreWriter};
-use vmcore::image::{self, Identity, Jump, Layout, Sink};
-use vmcore::{Classes, MappedFile, Memory as _, PAGE_SIZE, PhysAddr, Progress, Saved, View};
+use vmcore::image::{self, Identity, Jump, Layout, Options, Sink};
+use vmcore::{
+    Classes, LeaveOut, MappedFile, Memory as _, PAGE_SIZE, Phases, PhysAddr, Progress, Saved, View,
+    Written,
+};
 
-use crate::device::DeviceWriter;
-use crate::{Error, jump, machine, target};
+use crate::device::DeviceSink;
+use crate::{Error, jump, machine, target, volumes};
 
 /// The machine that jumped to this kernel and sleeps: its memory, and the way back into it.
 #[derive(Debug)]
@@ -78,7 +82,7 @@ impl Sleeper {
         self.jump_back
     }
 
-    /// Finds out what its pages are for, on all CPUs: what is free need not be saved.
+    /// Finds out what its pages are for, on all CPUs.
     ///
     /// # Errors
     ///
@@ -89,45 +93,46 @@ impl Sleeper {
     }
 
     /// Saves the machine to the device at `path`, which it must have prepared for that. When this
-    /// returns the image is complete and on stable storage.
+    /// returns the image is complete and on stable storage. `phases` is asked how long everything
+    /// took, when all memory is written: the end of the image tells.
     ///
     /// # Errors
     ///
-    /// [`Error::WrongTarget`] if the device is not the one, before anything is written;
-    /// [`Error::Image`] if it cannot be written.
+    /// [`Error::WrongTarget`] if the device is not the one, before anything is written; else as
+    /// [`write`](Self::write).
     pub fn save(
         &self,
         path: &Path,
-        classes: &Classes,
+        options: Options,
+        leave_out: LeaveOut,
+        phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<(), Error> {
+    ) -> Result<Written, Error> {
         target::check_prepared(path, &self.identity)?;
-        let mut device = DeviceWriter::open(path).map_err(Error::open(path))?;
-        self.write(path, &mut device, classes, progress)
+        let device = DeviceSink::open(path).map_err(Error::open(path))?;
+        self.write(path, &device, options, leave_out, phases, progress)
     }
 
-    /// Saves the machine to `sink`, which `path` is the name of, as an image.
+    /// Saves the machine to `sink`, which `path` is the name of, as an image, after a look at the devices
+    /// that the machine counts on.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if it cannot be written.
+    /// [`Error::WriteImage`] if it cannot be written, [`Error::UnreadVolume`] if a device cannot be looked at.
     pub fn write(
         &self,
         path: &Path,
-        sink: &mut impl Sink,
-        classes: &Classes,
+        sink: &impl Sink,
+        options: Options,
+        leave_out: LeaveOut,
+        phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<(), Error> {
-        let (memory, core) = self.core(Layout::Raw, classes)?;
-        image::write(
-            &self.identity,
-            self.jump_back,
-            &core,
-            &memory,
-            sink,
-            progress,
-        )
-        .map_err(Error::image(path))
+    ) -> Result<Written, Error> {
+        let mut identity = self.identity.clone();
+        volumes::record(&mut identity.volumes)?;
+        self.machine
+            .write_image_as(&identity, sink, options, leave_out, phases, progress)
+            .map_err(Error::write_image(path))
     }
 
     /// Saves the machine to `sink`, which `path` is the name of, as a core of its memory as it saw it:
@@ -140,13 +145,13 @@ impl Sleeper {
     pub fn write_core(
         &self,
         path: &Path,
-        sink: &mut impl Sink,
+        sink: &mut impl Write,
         classes: &Classes,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
         let (memory, core) = self.core(Layout::Seen, classes)?;
         core.write(&memory, sink, progress)
-            .and_then(|()| sink.sync().map_err(CoreWriteError::Write))
+            .and_then(|()| sink.flush().map_err(CoreWriteError::Write))
             .map_err(Error::write_core(path))
     }
 
@@ -172,11 +177,11 @@ impl Sleeper {
                 found: format!("it holds the image {}", header.identity.id),
             });
         }
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .open(path)
             .map_err(Error::open(path))?;
-        image::record_failure(&self.identity, reason, &mut file).map_err(Error::image(path))
+        image::record_failure(&self.identity, reason, &file).map_err(Error::image(path))
     }
 
     /// Jumps back: the machine goes on where it jumped away.

@@ -87,11 +87,8 @@ impl ImageTarget {
     /// # Errors
     ///
     /// [`Error::Image`] if it cannot be written.
-    pub fn prepare(mut self, identity: &Identity) -> Result<(), Error> {
-        self.file
-            .seek(SeekFrom::Start(0))
-            .map_err(Error::read(&self.path))?;
-        image::prepare(identity, &mut self.file).map_err(Error::image(&self.path))
+    pub fn prepare(self, identity: &Identity) -> Result<(), Error> {
+        image::prepare(identity, &self.file).map_err(Error::image(&self.path))
     }
 
     /// What became of the hibernation of `identity`, whose image was to go to `path`.
@@ -189,9 +186,9 @@ pub(crate) fn check_prepared(path: &Path, identity: &Identity) -> Result<(), Err
 mod tests {
     use std::io::Write as _;
 
-    use vmcore::elf::{Core, CoreHeaders, CoreWriter};
-    use vmcore::image::Paging;
-    use vmcore::{Memory as _, PhysAddr, PhysRange, RangeMap};
+    use vmcore::elf::{Core, CoreHeaders};
+    use vmcore::image::{Codec, Jump, Layout, Options, Paging, Platform};
+    use vmcore::{LeaveOut, Phases, PhysAddr, PhysRange, RangeMap, Saved};
 
     use super::*;
 
@@ -206,6 +203,8 @@ mod tests {
             memory: RangeMap::new(),
             free_fill: None,
             uptime: 90_061,
+            platform: Platform::default(),
+            volumes: Vec::new(),
         }
     }
 
@@ -218,16 +217,23 @@ mod tests {
 
     fn save(file: &mut File) {
         let memory = Core::open(CoreHeaders::new().encode()).unwrap();
-        let core = CoreWriter::new(&memory, memory.contents(), &[], |_| 0);
-        image::write(
-            &identity(1),
-            PhysAddr::new(0x5000),
-            &core,
-            &memory,
-            file,
-            &mut |_| {},
-        )
-        .unwrap();
+        let jump = Jump {
+            back: PhysAddr::new(0x5000),
+            layout: Layout::Raw,
+        };
+        let options = Options {
+            codec: Codec::Lz4,
+            threads: 1,
+        };
+        Saved::of_core(memory, Some(identity(1)), Some(jump))
+            .write_image(
+                &*file,
+                options,
+                LeaveOut::Free,
+                &mut Phases::new,
+                &mut |_| {},
+            )
+            .unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use vmcore::image::ImageError;
 use vmcore::{MemoryError, PhysRange};
 
 /// Why memory cannot be restored.
@@ -36,6 +37,15 @@ pub enum RestoreError {
         /// What is too much.
         range: PhysRange,
     },
+    /// The image lacks memory that the machine has.
+    #[error("the image lacks {range}, which is memory of its machine: the image is damaged")]
+    Missing {
+        /// The first range that is missing.
+        range: PhysRange,
+    },
+    /// The image cannot be read, or is damaged.
+    #[error("cannot restore the image")]
+    Image(#[from] ImageError),
     /// The memory cannot be mapped.
     #[error(
         "cannot map {range} of {device}: {}",

@@ -1,9 +1,9 @@
 //! Saved memory, back to where it was.
 //!
-//! [`restore`] writes [`Memory`](vmcore::Memory) to a [`Target`]: the memory of a sleeping machine through
-//! [`DevMem`] or [`FileTarget::oldmem`], or a plain file with [`FileTarget::plain`]. No byte is copied
-//! twice: what lies in a file is read straight into the mapped memory, or written straight from a
-//! mapping of the file.
+//! [`restore_image`] writes an image to a [`Target`], and [`restore`] any other [`Memory`](vmcore::Memory): to the
+//! memory of a sleeping machine through [`DevMem`] or [`FileTarget::oldmem`], or to a plain file with
+//! [`FileTarget::plain`]. All CPUs work, each on memory of its own, and what they need does not grow with
+//! the machine. Data is decompressed, or read, right to where it belongs.
 //!
 //! # Invariants
 //!
@@ -17,12 +17,15 @@
 
 mod error;
 mod guard;
+mod image;
 mod mem;
 mod restore;
+mod share;
 mod target;
 
 pub use error::RestoreError;
 pub use guard::Guard;
+pub use image::{check_image, restore_image, restore_stream, verify_image, verify_stream};
 pub use mem::DevMem;
 pub use restore::{Plan, Summary, check, restore};
-pub use target::{FileTarget, Target};
+pub use target::{FileTarget, Filler, Target};

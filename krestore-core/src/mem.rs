@@ -13,11 +13,12 @@ use std::io;
 use std::path::Path;
 
 use memmap2::{MmapMut, MmapOptions};
-use vmcore::{Memory, PAGE_SIZE, PhysRange};
+use vmcore::{PAGE_SIZE, PhysRange};
 
+use crate::target::Filler;
 use crate::{Guard, RestoreError, Target};
 
-/// `/dev/mem`, mapped a few MiB at a time.
+/// `/dev/mem`, mapped 16 MiB at a time.
 #[derive(Debug)]
 pub struct DevMem {
     file: File,
@@ -69,7 +70,8 @@ impl DevMem {
     }
 }
 
-/// How much is mapped at a time.
+/// How much is mapped at a time. To take a mapping away interrupts all CPUs that this program runs on,
+/// so few large ones are better.
 const PIECE: u64 = 16 << 20;
 
 impl Target for DevMem {
@@ -77,32 +79,31 @@ impl Target for DevMem {
         true
     }
 
+    fn is_mapped(&self) -> bool {
+        true
+    }
+
+    fn piece(&self) -> u64 {
+        PIECE
+    }
+
     fn check(&self, range: PhysRange) -> Result<(), RestoreError> {
         self.guard.check(range)
     }
 
-    fn write(&mut self, range: PhysRange, memory: &dyn Memory) -> Result<(), RestoreError> {
-        for piece in range.pieces(PIECE) {
-            let (mut map, skip) = self.map(piece)?;
-            let bytes = &mut map[skip..][..piece.len() as usize];
-            let copied = memory.read(piece.start(), bytes);
-            copied.map_err(|source| RestoreError::Memory {
-                range: piece,
-                source,
-            })?;
-        }
-        Ok(())
+    fn place(&self, range: PhysRange, filler: &mut Filler<'_>) -> Result<(), RestoreError> {
+        let (mut map, skip) = self.map(range)?;
+        filler(&mut map[skip..][..range.len() as usize])
     }
 
-    fn fill(&mut self, range: PhysRange, byte: u8) -> Result<(), RestoreError> {
-        for piece in range.pieces(PIECE) {
-            let (mut map, skip) = self.map(piece)?;
-            map[skip..][..piece.len() as usize].fill(byte);
-        }
-        Ok(())
+    fn write(&self, range: PhysRange, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.place(range, &mut |place| {
+            place.copy_from_slice(bytes);
+            Ok(())
+        })
     }
 
-    fn read(&mut self, range: PhysRange) -> Result<Vec<u8>, RestoreError> {
+    fn read(&self, range: PhysRange) -> Result<Vec<u8>, RestoreError> {
         let (map, skip) = self.map(range)?;
         Ok(map[skip..][..range.len() as usize].to_vec())
     }

@@ -1,7 +1,10 @@
 //! Restoring memory.
 
-use vmcore::{Memory, PageClass, Progress, RangeMap};
+use std::ops::ControlFlow;
 
+use vmcore::{Memory, PageClass, PhysRange, Progress, RangeMap};
+
+use crate::share::share;
 use crate::{RestoreError, Target};
 
 /// What a restore writes, or would write.
@@ -33,7 +36,7 @@ pub struct Plan<'a> {
     pub fill: Option<u8>,
 }
 
-/// How much is written between two calls of the progress callback.
+/// How much a thread writes at a time.
 const STEP: u64 = 8 << 20;
 
 /// What is done to a range of the target.
@@ -97,33 +100,68 @@ fn check_steps(
     Ok(summary)
 }
 
-/// Writes all of `memory` to `target`, after [`check`]ing all of it. `progress` is called every few MiB.
+/// Writes all of `memory` to `target`, after [`check`]ing all of it, by the work of `threads` threads.
 ///
 /// # Errors
 ///
 /// [`RestoreError`]. Those of [`check`] come before the first byte is written; after others, the target
 /// is written in part and must not be jumped to.
 pub fn restore(
-    memory: &dyn Memory,
+    memory: &(dyn Memory + Sync),
     plan: Plan<'_>,
-    target: &mut dyn Target,
+    target: &dyn Target,
+    threads: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, RestoreError> {
     let steps = steps(memory, plan)?;
     let summary = check_steps(&steps, target)?;
-    let total = summary.total();
-    let mut done = 0;
-    for (range, (step, _)) in steps.iter() {
-        for piece in range.pieces(STEP) {
-            match step {
-                Step::Write => target.write(piece, memory)?,
-                Step::Fill(byte) => target.fill(piece, *byte)?,
-            }
-            done += piece.len();
-            progress(Progress { done, total });
+    let pieces = steps.iter().flat_map(|(range, (step, _))| {
+        let pieces = range.pieces(STEP.min(target.piece()));
+        pieces.map(move |piece| Ok::<_, RestoreError>((piece, *step)))
+    });
+    let work = |(): &mut (), (piece, step): (PhysRange, Step)| {
+        match step {
+            Step::Write => write(memory, piece, target)?,
+            Step::Fill(byte) => target.fill(piece, byte)?,
         }
-    }
+        Ok::<_, RestoreError>(piece.len())
+    };
+    share(threads, pieces, || (), work, summary.total(), progress)?;
     Ok(summary)
+}
+
+/// Writes what `memory` has in `range` to `target`, with one copy.
+fn write(
+    memory: &(dyn Memory + Sync),
+    range: PhysRange,
+    target: &dyn Target,
+) -> Result<(), RestoreError> {
+    let failed = |source| RestoreError::Memory { range, source };
+    if target.is_mapped() {
+        return target.place(range, &mut |bytes| {
+            memory.read(range.start(), bytes).map_err(failed)
+        });
+    }
+    let mut left = Some(range);
+    let mut written = Ok(());
+    memory
+        .for_each_piece(range, &mut |bytes| {
+            let Some(rest) = left else {
+                return ControlFlow::Break(());
+            };
+            let len = bytes.len() as u64;
+            if let Some(piece) = PhysRange::from_len(rest.start(), len) {
+                written = target.write(piece, bytes);
+                left = PhysRange::new(piece.end().get(), rest.end().get());
+            }
+            if written.is_ok() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })
+        .map_err(failed)?;
+    written
 }
 
 #[cfg(test)]
@@ -202,6 +240,7 @@ mod tests {
             kind in 0..3,
             free in 0..80u64,
             fill in prop::option::of(prop_oneof![Just(0), Just(0xaa_u8)]),
+            threads in 1..4_usize,
         ) {
             let mut at = 0;
             let mut runs = Vec::new();
@@ -220,12 +259,12 @@ mod tests {
             let mut machine = core.contents().filter_map(|_| Some(()));
             machine.replace(range(free * 4096, (free + 1) * 4096), ());
             let plan = Plan { machine: &machine, fill };
-            let mut target: Box<dyn Target> = match kind {
+            let target: Box<dyn Target> = match kind {
                 0 => Box::new(DevMem::open(file.path(), guard()).unwrap()),
                 1 => Box::new(FileTarget::oldmem(file.path(), guard()).unwrap()),
                 _ => Box::new(FileTarget::plain(file.reopen().unwrap())),
             };
-            let result = restore(&core, plan, target.as_mut(), progress);
+            let result = restore(&core, plan, target.as_ref(), threads, progress);
             let own = |first: u64, end: u64| first < 50 && end > 40;
             let filled = fill.map(|_| (free, 1, 0));
             let refused = kind < 2 && runs.iter().copied().chain(filled).any(|(first, stored, zeros)| {
@@ -298,7 +337,7 @@ mod tests {
     #[test]
     fn every_map_asks_the_guard() {
         let file = memory_file();
-        let mut target = DevMem::open(file.path(), guard()).unwrap();
+        let target = DevMem::open(file.path(), guard()).unwrap();
         assert!(target.fill(range(39 * 4096, 41 * 4096), 0).is_err());
         assert!(target.read(range(45 * 4096, 45 * 4096 + 8)).is_err());
         let bytes = target.read(range(3 * 4096 + 5, 3 * 4096 + 13)).unwrap();

@@ -2,18 +2,27 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use vmcore::{Memory, PhysRange};
+use vmcore::PhysRange;
 
 use crate::{Guard, RestoreError};
 
-/// Something that memory can be restored to.
-pub trait Target {
+/// Fills bytes that are to become memory.
+pub type Filler<'a> = dyn FnMut(&mut [u8]) -> Result<(), RestoreError> + 'a;
+
+/// Something that memory can be restored to, by several threads at once.
+pub trait Target: Sync {
     /// Whether this is the memory of the machine, so that it can be jumped to when it is restored.
     fn is_memory(&self) -> bool;
+
+    /// Whether the bytes that a [`Filler`] gets are the memory itself, so that those which it does not fill stay
+    /// what they are.
+    fn is_mapped(&self) -> bool;
+
+    /// How many bytes are best placed at once.
+    fn piece(&self) -> u64;
 
     /// Checks that `range` may be written, and can be.
     ///
@@ -22,26 +31,41 @@ pub trait Target {
     /// [`RestoreError`] that says what is in the way.
     fn check(&self, range: PhysRange) -> Result<(), RestoreError>;
 
-    /// Writes what `memory` has in `range` to `range`.
+    /// Lets `filler` fill `range`, of which it gets all bytes at once.
     ///
     /// # Errors
     ///
-    /// [`RestoreError`]; `range` may then be written in part.
-    fn write(&mut self, range: PhysRange, memory: &dyn Memory) -> Result<(), RestoreError>;
+    /// [`RestoreError`], that of `filler` among them; `range` may then be written in part.
+    fn place(&self, range: PhysRange, filler: &mut Filler<'_>) -> Result<(), RestoreError>;
+
+    /// Writes `bytes` from the beginning of `range` on, which has as many.
+    ///
+    /// # Errors
+    ///
+    /// As [`place`](Self::place).
+    fn write(&self, range: PhysRange, bytes: &[u8]) -> Result<(), RestoreError>;
 
     /// Makes all bytes of `range` the same.
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write).
-    fn fill(&mut self, range: PhysRange, byte: u8) -> Result<(), RestoreError>;
+    /// As [`place`](Self::place).
+    fn fill(&self, range: PhysRange, byte: u8) -> Result<(), RestoreError> {
+        for piece in range.pieces(self.piece()) {
+            self.place(piece, &mut |bytes| {
+                bytes.fill(byte);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
 
     /// Reads what is in `range` now.
     ///
     /// # Errors
     ///
     /// [`RestoreError`] if it cannot be read.
-    fn read(&mut self, range: PhysRange) -> Result<Vec<u8>, RestoreError>;
+    fn read(&self, range: PhysRange) -> Result<Vec<u8>, RestoreError>;
 }
 
 /// A file whose offsets are physical addresses, written by `pwrite(2)`: `/dev/oldmem`, or a plain file
@@ -84,6 +108,14 @@ impl Target for FileTarget {
         self.guard.is_some()
     }
 
+    fn is_mapped(&self) -> bool {
+        false
+    }
+
+    fn piece(&self) -> u64 {
+        1 << 20
+    }
+
     fn check(&self, range: PhysRange) -> Result<(), RestoreError> {
         match &self.guard {
             Some(guard) => guard.check(range),
@@ -91,33 +123,22 @@ impl Target for FileTarget {
         }
     }
 
-    fn write(&mut self, range: PhysRange, memory: &dyn Memory) -> Result<(), RestoreError> {
-        let mut at = range.start().get();
-        let mut written = Ok(());
-        let read = memory.for_each_piece(range, &mut |piece| {
-            written = self.file.write_all_at(piece, at);
-            at += piece.len() as u64;
-            match written {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            }
-        });
-        read.map_err(|source| RestoreError::Memory { range, source })?;
-        written.map_err(|source| RestoreError::Target { range, source })
+    fn place(&self, range: PhysRange, filler: &mut Filler<'_>) -> Result<(), RestoreError> {
+        self.check(range)?;
+        // Callers place a piece at a time.
+        let mut bytes = vec![0; range.len() as usize];
+        filler(&mut bytes)?;
+        self.write(range, &bytes)
     }
 
-    fn fill(&mut self, range: PhysRange, byte: u8) -> Result<(), RestoreError> {
-        const PIECE: u64 = 64 << 10;
-        let bytes = [byte; PIECE as usize];
-        for piece in range.pieces(PIECE) {
-            self.file
-                .write_all_at(&bytes[..piece.len() as usize], piece.start().get())
-                .map_err(|source| RestoreError::Target { range, source })?;
-        }
-        Ok(())
+    fn write(&self, range: PhysRange, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.check(range)?;
+        self.file
+            .write_all_at(bytes, range.start().get())
+            .map_err(|source| RestoreError::Target { range, source })
     }
 
-    fn read(&mut self, range: PhysRange) -> Result<Vec<u8>, RestoreError> {
+    fn read(&self, range: PhysRange) -> Result<Vec<u8>, RestoreError> {
         let mut bytes = vec![0; range.len() as usize];
         self.file
             .read_exact_at(&mut bytes, range.start().get())

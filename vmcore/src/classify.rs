@@ -319,7 +319,7 @@ fn set(classes: &mut [PageClass], chunk: PhysRange, range: PhysRange, class: Pag
 ///
 /// Most pages that are not zero do not begin with zeros. Otherwise, 256 bytes are looked at without a
 /// branch, in a form that the compiler makes vector instructions of.
-fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     if bytes.iter().take(8).any(|byte| *byte != 0) {
         return false;
     }

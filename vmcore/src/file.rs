@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::elf::{Core, CoreError};
-use crate::image::{Identity, Image, ImageError, Jump, Layout};
+use crate::image::{Identity, Image, ImageError, ImageMemory, Jump, Totals};
 use crate::kdump::{self, Dump, DumpError, Flattened, is_flattened};
-use crate::{Memory, ReadAt, Saved};
+use crate::{Memory, Phases, ReadAt, Saved};
 
 /// A format that saved memory is kept in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +53,21 @@ pub struct SavedFile {
     pub format: Format,
     /// Whether the file is an image that may be resumed, or why not; `None` if it is no image.
     pub resumable: Option<Result<(), ImageError>>,
+    /// How an image stores the memory; `None` if the file is none.
+    pub stored: Option<Stored>,
     /// The machine.
     pub machine: Saved<AnyMemory>,
+}
+
+/// How an image stores memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// What there is in it.
+    pub totals: Totals,
+    /// How many bytes it takes in all.
+    pub size: u64,
+    /// How long it took to save it, and what came before.
+    pub phases: Phases,
 }
 
 impl SavedFile {
@@ -78,6 +91,7 @@ impl SavedFile {
             Ok(Self {
                 format: Format::Elf,
                 resumable: None,
+                stored: None,
                 machine: Saved::of_core(Core::open(source)?, None, None).boxed(),
             })
         } else if read.is_ok() && &magic == kdump::SIGNATURE {
@@ -88,19 +102,21 @@ impl SavedFile {
             Ok(Self {
                 format: Format::KdumpCompressed,
                 resumable: None,
+                stored: None,
                 machine: Saved::new(dump, notes, identity, jump, info, None).boxed(),
             })
         } else {
             let (image, resumable) = Image::examine(source)?;
-            let identity = Some(image.identity().clone());
-            let jump = Jump {
-                back: image.saved().jump_back,
-                layout: Layout::Raw,
+            let stored = Stored {
+                totals: image.totals(),
+                size: image.size(),
+                phases: image.phases().clone(),
             };
             Ok(Self {
                 format: Format::Image,
                 resumable: Some(resumable),
-                machine: Saved::of_core(image.into_core()?, identity, Some(jump)).boxed(),
+                stored: Some(stored),
+                machine: Saved::of_image(ImageMemory::open(image)?).boxed(),
             })
         }
     }

@@ -12,8 +12,8 @@
 //! * [`Swap`] and [`View`]: what changed places when a machine jumped, and its memory with that undone.
 //! * [`Saved`] and [`SavedFile`]: all of this for a machine, whatever file it was saved to.
 //! * [`DumpLevel`]: what of a machine that crashed is of no interest.
-//! * [`image`]: the hibernation image, a core between a header that tells what machine it is and a
-//!   record that makes it valid.
+//! * [`image`]: the hibernation image, memory in compressed and checked chunks.
+//! * [`Progress`] and [`Phases`]: how far long work has come, and how long what came before it took.
 //!
 //! The crate knows nothing of kexec: how memory comes to be saved, or gets back to where it was, is for
 //! others.
@@ -26,6 +26,7 @@
 //! * The only `unsafe` is in the mapping of [`MappedFile`].
 
 mod address;
+mod block_buffer;
 mod classify;
 mod dump_level;
 pub mod elf;
@@ -39,26 +40,30 @@ mod mapped;
 mod memory;
 mod memory_kind;
 mod pages;
+mod phases;
 mod progress;
 mod range_map;
 mod saved;
 mod source;
+mod survey;
 mod swap;
 mod translate;
 mod vmcoreinfo;
 
 pub use address::{PAGE_SIZE, PhysAddr, PhysRange};
+pub use block_buffer::{BLOCK, BlockBuffer};
 pub use classify::{Classifier, Counts, for_each_run};
 pub use dump_level::{DumpLevel, DumpLevelError};
-pub use file::{FileError, Format, SavedFile};
+pub use file::{FileError, Format, SavedFile, Stored};
 pub use iomem::{IoMem, IoMemEntry, IoMemError};
 pub use mapped::MappedFile;
 pub use memory::{Memory, MemoryError, PageClass};
 pub use memory_kind::MemoryKind;
 pub use pages::{PageMap, PageUse, PagesError};
+pub use phases::Phases;
 pub use progress::Progress;
 pub use range_map::{Overlap, RangeMap};
-pub use saved::{Classes, Saved};
+pub use saved::{Classes, LeaveOut, Saved, WriteError, Written};
 pub use source::{Part, ReadAt, ReadFile};
 pub use swap::{Swap, SwapError, View};
 pub use translate::{AddressSpace, Mapping, TranslateError};

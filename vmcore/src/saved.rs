@@ -3,11 +3,14 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::elf::{Core, CoreWriter};
-use crate::image::{Identity, Jump, Layout};
+use crate::elf::{Core, CoreWriter, Notes};
+use crate::image::{
+    self, Identity, ImageError, ImageMemory, Jump, Layout, Options, Sink, Subject, Totals,
+};
+use crate::survey::{ByPageMap, Survey, Unneeded};
 use crate::{
-    Classifier, Counts, Memory, PageClass, PageMap, PagesError, PhysAddr, RangeMap, ReadAt, Swap,
-    SwapError, View, VmcoreInfo,
+    Classifier, Counts, Memory, PageClass, PageMap, PageUse, PagesError, Phases, PhysAddr,
+    Progress, RangeMap, ReadAt, Swap, SwapError, View, VmcoreInfo,
 };
 
 /// A machine that was saved: its memory, and what must be known to look at it both ways, as it lies and
@@ -22,6 +25,44 @@ pub struct Saved<M> {
     swap: Result<Option<Swap>, SwapError>,
     info: Option<VmcoreInfo>,
     direct_map: Option<u64>,
+    /// Whether the memory says itself what each page is for.
+    is_classified: bool,
+}
+
+/// What was written of a machine.
+#[derive(Debug)]
+pub struct Written {
+    /// What there is in the image.
+    pub totals: Totals,
+    /// Why free pages could not be told from others and were saved too, if so.
+    pub unknown: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// Which pages are left out of an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeaveOut {
+    /// Those that were free.
+    #[default]
+    Free,
+    /// None, but for those that were left out before: what was freed may be of interest.
+    Nothing,
+}
+
+/// Why a machine cannot be written as an image.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// It is not known what machine it is, or how to get back into it.
+    #[error(
+        "the memory does not tell how to get back into its machine, so no image can be made of it: it was saved by something else than a jump"
+    )]
+    NoJump,
+    /// It is not known where its memory belongs.
+    #[error("{0}")]
+    Swap(String),
+    /// The image cannot be written.
+    #[error(transparent)]
+    Image(#[from] ImageError),
 }
 
 /// What the pages of a machine are for.
@@ -88,6 +129,26 @@ impl<S: ReadAt + Sync> Saved<Core<S>> {
     }
 }
 
+impl<S: ReadAt + Sync> Saved<ImageMemory<S>> {
+    /// The machine in an image.
+    pub fn of_image(memory: ImageMemory<S>) -> Self {
+        let image = memory.image();
+        let (identity, notes) = (image.identity().clone(), image.notes().to_vec());
+        let jump = Jump {
+            back: image.saved().jump_back,
+            layout: Layout::Raw,
+        };
+        let info = Notes::new(&notes)
+            .find(|note| note.name == VmcoreInfo::NOTE_NAME.as_bytes() && note.kind == 0)
+            .map(|note| VmcoreInfo::parse(note.desc));
+        let (direct_map, is_classified) = (image.direct_map(), image.is_without_free());
+        Self {
+            is_classified,
+            ..Self::new(memory, notes, Some(identity), Some(jump), info, direct_map)
+        }
+    }
+}
+
 impl<M: Memory + Sync> Saved<M> {
     /// The machine with this memory and these encoded notes, which said `identity` of itself and was
     /// saved after `jump` if those are given. `direct_map` is the virtual address at which its kernel maps physical address 0.
@@ -113,6 +174,7 @@ impl<M: Memory + Sync> Saved<M> {
             swap,
             info,
             direct_map,
+            is_classified: false,
         }
     }
 
@@ -200,7 +262,15 @@ impl<M: Memory + Sync> Saved<M> {
     ///
     /// [`PagesError`] if the memory cannot be read.
     pub fn classify(&self, threads: usize) -> Result<Classes, PagesError> {
-        let swap = self.swap.as_ref().ok().and_then(Option::as_ref);
+        let swap = self.swap();
+        if self.is_classified {
+            let raw = self.memory.contents().clone();
+            return Ok(Classes {
+                seen: swap.map_or_else(|| raw.clone(), |swap| swap.seen(&raw)),
+                raw,
+                unknown: None,
+            });
+        }
         let (seen, unknown) = match self.classify_seen(threads) {
             Ok(seen) => (seen, None),
             Err(reason) => {
@@ -224,6 +294,87 @@ impl<M: Memory + Sync> Saved<M> {
             },
             None => Classes { raw, seen, unknown },
         })
+    }
+
+    /// What changed places when the machine jumped, if it did and if that is known.
+    fn swap(&self) -> Option<&Swap> {
+        self.swap.as_ref().ok().and_then(Option::as_ref)
+    }
+
+    /// Writes the machine as an image. `phases` is asked how long everything took, when all memory
+    /// is written: the end of the image tells.
+    ///
+    /// What this needs does not grow with the machine: pages are looked at as they are written, all in one
+    /// pass.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; the image then is not valid, and never was.
+    pub fn write_image(
+        &self,
+        sink: &impl Sink,
+        options: Options,
+        leave_out: LeaveOut,
+        phases: &mut dyn FnMut() -> Phases,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Written, WriteError> {
+        let identity = self.identity.as_ref().ok_or(WriteError::NoJump)?;
+        self.write_image_as(identity, sink, options, leave_out, phases, progress)
+    }
+
+    /// As [`write_image`](Self::write_image), where more is known of the machine by now than it said itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_image`](Self::write_image).
+    pub fn write_image_as(
+        &self,
+        identity: &Identity,
+        sink: &impl Sink,
+        options: Options,
+        leave_out: LeaveOut,
+        phases: &mut dyn FnMut() -> Phases,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Written, WriteError> {
+        let jump = self.jump.ok_or(WriteError::NoJump)?;
+        let raw = self
+            .raw()
+            .map_err(|error| WriteError::Swap(error.to_string()))?;
+        let seen = self.seen().map_err(ToString::to_string);
+        let (unneeded, unknown) = match leave_out {
+            LeaveOut::Nothing => (None, None),
+            LeaveOut::Free if self.is_classified => (None, None),
+            LeaveOut::Free => match seen
+                .as_ref()
+                .map_err(|error| error.clone().into())
+                .and_then(|seen| self.free(seen))
+            {
+                Ok(free) => (Some(free), None),
+                Err(reason) => (None, Some(reason)),
+            },
+        };
+        let all = identity.saved_memory();
+        let subject = Subject {
+            identity,
+            jump_back: jump.back,
+            notes: &self.notes,
+            direct_map: self.direct_map,
+            without_free: leave_out == LeaveOut::Free && unknown.is_none(),
+        };
+        let survey = Survey::new(&all, raw.contents(), unneeded);
+        let totals = image::write(&subject, &raw, survey, sink, options, phases, progress)?;
+        Ok(Written { totals, unknown })
+    }
+
+    /// What the machine itself had as free.
+    fn free<'a>(
+        &'a self,
+        seen: &'a View<&'a M>,
+    ) -> Result<Box<dyn Unneeded + 'a>, Box<dyn Error + Send + Sync>> {
+        let info = self.info.as_ref().ok_or(NoInfo)?;
+        let pages = PageMap::open(seen, info)?;
+        let is_free = |page_use| page_use == PageUse::Free;
+        Ok(Box::new(ByPageMap::new(pages, self.swap(), is_free)?))
     }
 
     /// The memory that was not saved although the machine had it: because it was free.
@@ -255,6 +406,7 @@ impl<M: Memory + Send + Sync + 'static> Saved<M> {
             swap: self.swap,
             info: self.info,
             direct_map: self.direct_map,
+            is_classified: self.is_classified,
         }
     }
 }

@@ -20,6 +20,12 @@ pub trait ReadAt {
     /// met.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Whether bytes come past all caches, so that few large reads to buffers at multiples of
+    /// [`BLOCK`](crate::BLOCK) are best.
+    fn is_direct(&self) -> bool {
+        false
+    }
+
     /// Hands the bytes of `range` to `each`, in order and in pieces of a few MiB at most. Sources that
     /// have the bytes in memory hand them out without a copy.
     ///
@@ -52,6 +58,10 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         (**self).read_exact_at(buf, offset)
+    }
+
+    fn is_direct(&self) -> bool {
+        (**self).is_direct()
     }
 
     fn for_each_piece(

@@ -6,13 +6,18 @@
 
 mod counting;
 
+use std::sync::Mutex;
+
 use proptest::prelude::*;
-use vmcore::elf::{Core, CoreHeaders, CoreWriter, Load, Notes, direct_map_base, encode_note};
-use vmcore::image::{self, Header, Identity, Image, ImageId, Paging};
+use vmcore::elf::{Core, CoreHeaders, Load, Notes, direct_map_base, encode_note};
+use vmcore::image::{
+    self, Codec, Header, Identity, Image, ImageId, ImageMemory, ImageStream, Jump, Layout, Options,
+    Paging, Platform,
+};
 use vmcore::kdump::{Dump, Flattened};
 use vmcore::{
-    IoMem, Memory, MemoryKind, PAGE_SIZE, PageMap, PhysAddr, PhysRange, RangeMap, ReadAt, Swap,
-    VmcoreInfo,
+    IoMem, LeaveOut, Memory, MemoryKind, PAGE_SIZE, PageMap, Phases, PhysAddr, PhysRange, RangeMap,
+    ReadAt, Saved, Swap, VmcoreInfo,
 };
 
 #[global_allocator]
@@ -194,27 +199,71 @@ fn identity() -> Identity {
         memory,
         free_fill: None,
         uptime: 90_061,
+        platform: Platform::default(),
+        volumes: Vec::new(),
     }
 }
 
-/// The header of an image of which a number of 64 bits at `at` is `value`, with a right checksum.
-fn header_with(at: usize, value: u64) -> Vec<u8> {
+/// An image of a machine without memory.
+fn image() -> Vec<u8> {
     let memory = Core::open(CoreHeaders::new().encode()).unwrap();
-    let core = CoreWriter::new(&memory, memory.contents(), &[], |_| 0);
-    let mut file = Vec::new();
-    image::write(
-        &identity(),
-        PhysAddr::new(0),
-        &core,
-        &memory,
-        &mut file,
-        &mut |_| {},
-    )
-    .unwrap();
+    let jump = Jump {
+        back: PhysAddr::new(0),
+        layout: Layout::Raw,
+    };
+    let options = Options {
+        codec: Codec::None,
+        threads: 1,
+    };
+    let sink = Mutex::new(Vec::new());
+    Saved::of_core(memory, Some(identity()), Some(jump))
+        .write_image(
+            &sink,
+            options,
+            LeaveOut::Free,
+            &mut Phases::new,
+            &mut |_| {},
+        )
+        .unwrap();
+    sink.into_inner().unwrap()
+}
+
+/// The checksum of everything in an image, as `docs/format.md` has it.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes
+        .chunks(4096)
+        .fold(0x6b6a_756d_7069_6d67, |sum: u64, block| {
+            (sum.rotate_left(23) ^ rapidhash::v3::rapidhash_v3(block))
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        })
+}
+
+/// An image in whose header a number of 64 bits at `at` is `value`, with a right checksum.
+fn header_with(at: usize, value: u64) -> Vec<u8> {
+    let mut file = image();
     file[at..at + 8].copy_from_slice(&value.to_le_bytes());
-    let body = image::HEADER_SIZE as usize - 4;
-    let checksum = crc32fast::hash(&file[..body]);
-    file[body..body + 4].copy_from_slice(&checksum.to_le_bytes());
+    let body = image::HEADER_SIZE as usize - 8;
+    let sum = checksum(&file[..body]);
+    file[body..body + 8].copy_from_slice(&sum.to_le_bytes());
+    file
+}
+
+/// An image in whose record `number` a number of 64 bits at `at` of the body is `value`, with a right
+/// checksum.
+fn record_with(number: usize, at: usize, value: u64) -> Vec<u8> {
+    let mut file = image();
+    let mut block = 64 << 10;
+    for _ in 0..number {
+        let payload = u64::from_le_bytes(file[block + 40..block + 48].try_into().unwrap());
+        let next = block + 4096 + (payload as usize).next_multiple_of(4096);
+        if next >= file.len() {
+            break;
+        }
+        block = next;
+    }
+    file[block + at..block + at + 8].copy_from_slice(&value.to_le_bytes());
+    let sum = checksum(&file[block..block + 4080]);
+    file[block + 4080..block + 4088].copy_from_slice(&sum.to_le_bytes());
     file
 }
 
@@ -355,8 +404,25 @@ proptest! {
         let file = header_with(at, value);
         bounded(file.len(), 8, || {
             let _ = Header::read(&file);
+            let _ = Image::examine(file.as_slice());
+        });
+    }
+
+    /// The same for its records.
+    #[test]
+    fn an_image_whose_records_lie(
+        number in 0..8usize,
+        at in 8..140usize,
+        value in prop_oneof![Just(u64::MAX), Just(1 << 60), Just(1 << 32), 0..70_000u64, any::<u64>()],
+    ) {
+        let file = record_with(number, at, value);
+        bounded(file.len(), 8, || {
             if let Ok((image, _)) = Image::examine(file.as_slice()) {
-                let _ = image.core();
+                let _ = image.index().map(Iterator::count);
+                let _ = ImageMemory::open(image);
+            }
+            if let Ok(mut stream) = ImageStream::open(file.as_slice()) {
+                while let Ok(Some(_)) = stream.next_chunk() {}
             }
         });
     }

@@ -17,6 +17,12 @@ pub(crate) enum Course {
     Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
+    /// Saving fails in this guest's role, and A goes on; then all goes well, as in [`Course::Loop`].
+    SaveFails(&'static str, Change),
+    /// B breaks down in this guest's role and says this, the machine restarts, and C finds no image.
+    Breakdown(&'static str, Change, &'static str),
+    /// A is saved, and C refuses to resume it on what is no longer the same machine, or has gone on.
+    Stale,
     /// Shell scripts play all parts; the function boots the machine as often as that takes, and tells what
     /// came of it.
     Play(fn(&Stage<'_>) -> Result<String>),
@@ -27,8 +33,39 @@ pub(crate) enum Course {
 pub(crate) struct Boot {
     /// Role of the guest's first process.
     pub(crate) role: &'static str,
+    /// Words that `kjump resume` has to say, where it is to refuse.
+    pub(crate) expect: Option<&'static str>,
     /// What has to happen, in this order.
     pub(crate) phases: Vec<Phase>,
+    /// Whether the power is cut when all of that has happened.
+    pub(crate) cut: bool,
+    /// How the machine differs from that of the other boots.
+    pub(crate) change: Change,
+    /// Whether it has a watchdog.
+    pub(crate) watchdog: bool,
+    /// Whether a kernel is to break down in it.
+    pub(crate) crash: bool,
+}
+
+/// How a machine differs in one boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Not at all.
+    Nothing,
+    /// It has 64 MiB less memory.
+    Memory,
+    /// It is another product, by what its firmware says.
+    Product,
+    /// Its CPUs lack something.
+    Cpu,
+    /// Its kernel has these parameters besides.
+    Append(&'static str),
+    /// The disk for the image takes so many bytes a second.
+    SlowDisk(u64),
+    /// A write to the disk for the image fails, once.
+    WriteFails,
+    /// The disk for the image vanishes while B saves, and comes back when A says `lab: gone=`.
+    Vanishes,
 }
 
 /// Something that happens to a machine, and how to see that it is done.
@@ -104,6 +141,56 @@ impl Course {
                 }
                 vec![Boot::new("bounce", &[&phases, &[VERIFY, OFF]])]
             }
+            Self::Stale => {
+                let saving = phase("B has saved a part of A's memory", " s left");
+                let interrupted = Boot {
+                    cut: true,
+                    change: Change::SlowDisk(8 << 20),
+                    ..Boot::new("hibernate", &[&[FILL, SAVE[0], saving]])
+                };
+                let refused = phase("C refuses to resume", "lab: verdict=ok");
+                let refusing = |change, expect: &'static str| Boot {
+                    change,
+                    ..Boot::expecting(expect, &[&[refused, OFF]])
+                };
+                vec![
+                    interrupted,
+                    refusing(Change::Nothing, "saving was interrupted"),
+                    Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]),
+                    refusing(Change::Memory, "made with other memory"),
+                    refusing(Change::Product, "made on another machine"),
+                    refusing(Change::Cpu, "which the kernel in the image uses"),
+                    refusing(Change::Append("no5lvl"), "made with 5-level paging"),
+                    Boot::new("stale", &[&[refused, OFF]]),
+                ]
+            }
+            Self::SaveFails(role, change) => {
+                let failing = [
+                    phase("B fails to save A, and jumps back", "kjump: jumping back"),
+                    phase("A goes on, and hears why", "lab: refused."),
+                    phase(
+                        "A compares what it holds with what it held",
+                        "lab: unharmed=",
+                    ),
+                ];
+                let first = Boot {
+                    change,
+                    ..Boot::new(role, &[&[FILL], &failing, &SAVE, &[OFF]])
+                };
+                let last = Boot::new("resume", &[&RESUME, &[VERIFY, OFF]]);
+                vec![first, last]
+            }
+            Self::Breakdown(role, change, mark) => {
+                let restart = phase("B breaks down, and the machine restarts", mark);
+                let first = Boot {
+                    change,
+                    watchdog: true,
+                    crash: true,
+                    ..Boot::new(role, &[&[FILL, SAVE[0], restart]])
+                };
+                let refused = phase("C refuses to resume", "lab: verdict=ok");
+                vec![first, Boot::expecting("", &[&[refused, OFF]])]
+            }
             Self::Save => vec![Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]])],
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
@@ -121,16 +208,36 @@ impl Course {
     pub(crate) fn spoil(self) -> Option<&'static str> {
         match self {
             Self::Spoilt(thing) => Some(thing),
-            Self::Alone(_) | Self::Bounce | Self::Save | Self::Loop | Self::Play(_) => None,
+            Self::Alone(_)
+            | Self::Bounce
+            | Self::Save
+            | Self::Loop
+            | Self::Stale
+            | Self::SaveFails(..)
+            | Self::Breakdown(..)
+            | Self::Play(_) => None,
         }
     }
 }
 
 impl Boot {
-    fn new(role: &'static str, phases: &[&[Phase]]) -> Self {
+    pub(crate) fn new(role: &'static str, phases: &[&[Phase]]) -> Self {
         Self {
             role,
+            expect: None,
             phases: phases.concat(),
+            cut: false,
+            change: Change::Nothing,
+            watchdog: false,
+            crash: false,
+        }
+    }
+
+    /// A boot in which `kjump resume` has to say `expect`.
+    fn expecting(expect: &'static str, phases: &[&[Phase]]) -> Self {
+        Self {
+            expect: Some(expect),
+            ..Self::new("refused", phases)
         }
     }
 }
@@ -153,8 +260,9 @@ mod tests {
             Course::Bounce,
             Course::Save,
             Course::Loop,
+            Course::Stale,
         ] {
-            for boot in course.boots(2) {
+            for boot in course.boots(2).iter().filter(|boot| !boot.cut) {
                 assert_eq!(boot.phases.last(), Some(&OFF), "{course:?}");
             }
         }

@@ -13,6 +13,11 @@ pub(crate) fn create(path: &Path, mib: u64) -> Result<()> {
         .with_context(|| format!("creating {}", path.display()))
 }
 
+/// Copies a disk; what is zero in it takes no space.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp").arg("--sparse=always").arg(from).arg(to)).map(drop)
+}
+
 /// Makes a disk of `mib` MiB with an empty ext4 file system.
 pub(crate) fn create_ext4(path: &Path, mib: u64) -> Result<()> {
     create(path, mib)?;

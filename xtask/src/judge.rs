@@ -1,5 +1,6 @@
 //! Judges what the boots of a machine said, and what they left on its disk.
 
+use std::borrow::Borrow;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,10 +21,19 @@ pub(crate) const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> {
     let rounds = match run.scenario.course {
         Course::Loop | Course::Bounce => run.settings.loops as usize,
-        Course::Alone(_) | Course::Spoilt(_) | Course::Save | Course::Play(_) => 0,
+        Course::Alone(_)
+        | Course::Spoilt(_)
+        | Course::Save
+        | Course::Stale
+        | Course::Breakdown(..)
+        | Course::Play(_) => 0,
+        Course::SaveFails(..) => 1,
     };
-    for thing in UNCHANGED {
-        is_unchanged(boots, thing, rounds)?;
+    // Two machines, one after the other, are not the same.
+    if !matches!(run.scenario.course, Course::Stale) {
+        for thing in UNCHANGED {
+            is_unchanged(boots, thing, rounds)?;
+        }
     }
     if let Course::Loop = run.scenario.course {
         needed_little_memory(boots, rounds)?;
@@ -34,12 +44,19 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
 }
 
 /// All that the guest reported about `key`, over all boots.
-fn values<'a>(boots: &'a [Transcript], key: &str) -> Vec<&'a str> {
-    boots.iter().flat_map(|boot| boot.values(key)).collect()
+fn values<'a>(boots: &'a [impl Borrow<Transcript>], key: &str) -> Vec<&'a str> {
+    boots
+        .iter()
+        .flat_map(|boot| boot.borrow().values(key))
+        .collect()
 }
 
 /// Fails unless A said at least `rounds` times what it holds of `thing`, and always the same.
-fn is_unchanged(boots: &[Transcript], thing: &str, rounds: usize) -> Result<()> {
+pub(crate) fn is_unchanged(
+    boots: &[impl Borrow<Transcript>],
+    thing: &str,
+    rounds: usize,
+) -> Result<()> {
     let before = values(boots, &format!("before.{thing}"));
     let after = values(boots, &format!("after.{thing}"));
     ensure!(

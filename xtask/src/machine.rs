@@ -24,12 +24,40 @@ pub(crate) struct Machine {
     pub(crate) platform: Platform,
     /// Disks, in the order in which the guest finds them.
     pub(crate) disks: Vec<PathBuf>,
+    /// What is wrong with the second of them, where the image goes.
+    pub(crate) fault: Fault,
+    /// Where QEMU listens for commands, if it is to.
+    pub(crate) control: Option<PathBuf>,
+    /// Whether there is a watchdog, which resets the machine.
+    pub(crate) watchdog: bool,
+    /// What the firmware says that the product is.
+    pub(crate) product: &'static str,
     /// The bzImage to boot.
     pub(crate) kernel: PathBuf,
     /// Its initramfs.
     pub(crate) initramfs: PathBuf,
     /// Its command line.
     pub(crate) command_line: String,
+}
+
+/// What is wrong with a disk.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// It takes no more than so many bytes a second.
+    Slow(u64),
+    /// The first write to a sector some MiB behind its beginning fails, as this file for QEMU's driver
+    /// `blkdebug` says.
+    Write(PathBuf),
+}
+
+impl Fault {
+    /// What a file for `blkdebug` has to say for [`Fault::Write`] (`docs/devel/blkdebug.rst` in QEMU): 5 is
+    /// `EIO`.
+    pub(crate) const WRITE: &str = "[inject-error]\nevent = \"pwritev\"\n\
+                                    errno = \"5\"\nsector = \"40000\"\nonce = \"on\"\n";
 }
 
 /// What a machine is built around.
@@ -85,6 +113,7 @@ impl Machine {
                 add(&["-numa", &format!("node,memdev={id}{node_of}")]);
             }
         }
+        add(&["-smbios", &format!("type=1,product={}", self.product)]);
         add(&["-chardev", "stdio,id=console,signal=off"]);
         add(&["-serial", "chardev:console"]);
         add(&[
@@ -103,9 +132,20 @@ impl Machine {
         }
         for (number, disk) in self.disks.iter().enumerate() {
             // What the guest flushed survives the end of QEMU without a flush of the host's.
+            let mut file = value(disk);
+            let mut more = String::new();
+            match &self.fault {
+                Fault::Slow(bytes) if number == 1 => {
+                    more = format!(",throttling.bps-write={bytes}");
+                }
+                Fault::Write(rules) if number == 1 => {
+                    file = format!("blkdebug:{}:{file}", value(rules));
+                }
+                _ => {}
+            }
+            // The guest hears of errors, and nobody else does.
             let drive = format!(
-                "file={},id=disk{number},if=none,format=raw,cache=unsafe",
-                value(disk)
+                "file={file},id=disk{number},if=none,format=raw,cache=unsafe,werror=report,rerror=report{more}"
             );
             add(&["-drive", &drive]);
             let device = match self.platform {
@@ -113,6 +153,15 @@ impl Machine {
                 Platform::Uefi { .. } => format!("ide-hd,drive=disk{number},bus=ide.{number}"),
             };
             add(&["-device", &device]);
+        }
+        if let Some(control) = &self.control {
+            add(&[
+                "-qmp",
+                &format!("unix:{},server=on,wait=off", value(control)),
+            ]);
+        }
+        if self.watchdog {
+            add(&["-device", "i6300esb", "-action", "watchdog=reset"]);
         }
         add(&["-kernel", &self.kernel.display().to_string()]);
         add(&["-initrd", &self.initramfs.display().to_string()]);
@@ -155,6 +204,10 @@ mod tests {
             parallel: false,
             platform,
             disks: vec!["/a,b/data".into(), "/a,b/image".into()],
+            product: "lab",
+            fault: Fault::None,
+            control: None,
+            watchdog: false,
             kernel: "/boot/kernel".into(),
             initramfs: "/boot/initramfs".into(),
             command_line: "console=ttyS0 panic=-1".to_owned(),

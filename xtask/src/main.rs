@@ -9,9 +9,11 @@ mod analysis;
 mod build;
 mod check;
 mod console;
+mod control;
 mod course;
 mod demo;
 mod disk;
+mod faults;
 mod judge;
 mod lab;
 mod machine;
@@ -69,6 +71,11 @@ const TASKS: &[Task] = &[
         name: "analyse",
         summary: "show what crash, drgn, gdb and makedumpfile make of a core",
         run: analysis::main,
+    },
+    Task {
+        name: "faults",
+        summary: "cut the power at many moments of a save and a resume, and judge what becomes of the machine",
+        run: faults::main,
     },
     Task {
         name: "lab",

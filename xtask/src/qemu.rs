@@ -29,8 +29,7 @@ pub(crate) struct Vm {
     log: PathBuf,
     last: VecDeque<Line>,
     verbose: bool,
-    /// Whether a crash is what has to happen.
-    crashes: bool,
+    tolerant: bool,
 }
 
 impl Vm {
@@ -76,19 +75,19 @@ impl Vm {
             log: log.to_owned(),
             last: VecDeque::new(),
             verbose,
-            crashes: false,
+            tolerant: false,
         })
     }
 
-    /// Takes a crash for what has to happen: the machine's kernel is to panic.
-    pub(crate) fn expect_crash(&mut self) {
-        self.crashes = true;
+    /// From now on a crash is a line like any other.
+    pub(crate) fn tolerate_crashes(&mut self) {
+        self.tolerant = true;
     }
 
     /// Waits for the next line. `None` when the machine is off; an error when it crashed or is late.
     pub(crate) fn next_line(&mut self) -> Result<Option<Line>> {
         match self.receive(self.deadline) {
-            Ok(line) if console::is_crash(&line.text) && !self.crashes => {
+            Ok(line) if !self.tolerant && console::is_crash(&line.text) => {
                 let aftermath = Instant::now() + AFTERMATH;
                 while self.receive(aftermath).is_ok() {}
                 Err(self.failure(&format!("a crash: {}", line.text)))
@@ -105,6 +104,15 @@ impl Vm {
                 let limit = self.deadline - self.started;
                 Err(self.failure(&format!("not done after {} s", limit.as_secs())))
             }
+        }
+    }
+
+    /// As [`next_line`](Self::next_line), but `None` at `until` too. A crash is no error then.
+    pub(crate) fn next_line_until(&mut self, until: Instant) -> Result<Option<Line>> {
+        match self.receive(until) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
         }
     }
 

@@ -9,16 +9,16 @@ use tempfile::TempDir;
 
 use crate::build::{self, Binaries};
 use crate::check::Checked;
-use crate::course::{Boot, Course, Phase};
+use crate::course::{Boot, Change, Course, Phase};
 use crate::judge::judge;
 use crate::lab::{Kernel, Lab};
-use crate::machine::{Machine, Platform};
+use crate::machine::{Fault, Machine, Platform};
 use crate::qemu::Vm;
 use crate::rfc::Stage;
 use crate::scenario::Scenario;
 use crate::settings::Settings;
 use crate::transcript::{Step, Transcript};
-use crate::{disk, runs_folder};
+use crate::{control, disk, runs_folder};
 
 /// Size of the disk that A's file system is on, in MiB.
 const DATA_DISK: u64 = 64;
@@ -61,13 +61,17 @@ pub(crate) enum Event<'a> {
 }
 
 /// Files that a machine is made of.
-struct Parts {
+pub(crate) struct Parts {
     /// Where they are; gone with this value.
     folder: TempDir,
     initramfs: PathBuf,
     /// A's file system, the image, and a disk that is too small for an image.
-    disks: [PathBuf; 3],
+    pub(crate) disks: [PathBuf; 3],
     platform: Platform,
+    /// What `blkdebug` is to do.
+    rules: PathBuf,
+    /// Where QEMU listens for commands.
+    control: PathBuf,
 }
 
 impl Run {
@@ -119,7 +123,10 @@ impl Runner<'_> {
             let machine = self.machine(run, boot, &parts);
             let log = runs_folder().join(format!("{}-{number}.log", run.label));
             let mut vm = Vm::start(&machine, &log, run.scenario.limit, self.verbose)?;
-            let transcript = follow(&mut vm, &boot.phases, watch)?;
+            if boot.crash {
+                vm.tolerate_crashes();
+            }
+            let transcript = follow(&mut vm, boot, &machine, watch)?;
             boots.push(transcript);
         }
         judge(run, &boots, &parts.disks[0]).with_context(|| {
@@ -141,7 +148,8 @@ impl Runner<'_> {
         Ok(boots)
     }
 
-    fn make_parts(&self, run: &Run) -> Result<Parts> {
+    /// Makes new disks, and all else that a machine needs.
+    pub(crate) fn make_parts(&self, run: &Run) -> Result<Parts> {
         let settings = &run.settings;
         let runs = runs_folder();
         fs::create_dir_all(&runs).with_context(|| format!("creating {}", runs.display()))?;
@@ -171,7 +179,11 @@ impl Runner<'_> {
         } else {
             Platform::Bios
         };
+        let rules = path("blkdebug");
+        fs::write(&rules, Fault::WRITE).context("writing the rules of blkdebug")?;
         Ok(Parts {
+            control: path("control"),
+            rules,
             folder,
             initramfs,
             disks: [data, image, small],
@@ -179,7 +191,8 @@ impl Runner<'_> {
         })
     }
 
-    fn machine(&self, run: &Run, boot: &Boot, parts: &Parts) -> Machine {
+    /// The machine in this boot.
+    pub(crate) fn machine(&self, run: &Run, boot: &Boot, parts: &Parts) -> Machine {
         let settings = &run.settings;
         let mut words = vec![
             // A kernel that panics resets the machine, which ends it; the guest's reports, which go
@@ -208,17 +221,40 @@ impl Runner<'_> {
         if !settings.append.is_empty() {
             words.push(settings.append.clone());
         }
+        if let Some(expect) = boot.expect {
+            // Parameters have no blanks.
+            let expect = expect.replace(' ', ",");
+            words.push(format!("lab.expect={expect}"));
+        }
+        let mut memory = settings.memory;
+        let mut cpu = settings.cpu.clone();
+        let mut product = "lab";
+        let mut fault = Fault::None;
+        match boot.change {
+            Change::Nothing => {}
+            Change::Memory => memory -= 64,
+            Change::Product => product = "another",
+            Change::Cpu => cpu.push_str(",avx2=off"),
+            Change::Append(more) => words.push(more.to_owned()),
+            Change::SlowDisk(bytes) => fault = Fault::Slow(bytes),
+            Change::WriteFails => fault = Fault::Write(parts.rules.clone()),
+            Change::Vanishes => fault = Fault::Slow(16 << 20),
+        }
         if boot.role != "resume" {
             words.push("ip=10.0.2.15::10.0.2.2:255.255.255.0:lab:eth0:off".to_owned());
         }
         Machine {
-            memory: settings.memory,
+            memory,
             cpus: settings.cpus,
             nodes: settings.nodes,
-            cpu: settings.cpu.clone(),
+            cpu,
             parallel: settings.parallel,
             platform: parts.platform.clone(),
             disks: parts.disks.to_vec(),
+            product,
+            fault,
+            control: (boot.change == Change::Vanishes).then(|| parts.control.clone()),
+            watchdog: boot.watchdog,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
             initramfs: parts.initramfs.clone(),
             command_line: words.join(" "),
@@ -226,15 +262,34 @@ impl Runner<'_> {
     }
 }
 
-/// Sees a machine through all of its phases, to its end.
-fn follow(vm: &mut Vm, phases: &[Phase], watch: &mut dyn FnMut(Event<'_>)) -> Result<Transcript> {
-    let mut transcript = Transcript::new(phases);
+/// Sees a machine through all of its phases, to its end; or to where its power is to be cut, which happens
+/// when the machine is dropped.
+fn follow(
+    vm: &mut Vm,
+    boot: &Boot,
+    machine: &Machine,
+    watch: &mut dyn FnMut(Event<'_>),
+) -> Result<Transcript> {
+    let mut gone = false;
+    let mut transcript = Transcript::new(&boot.phases);
     while let Some(line) = vm.next_line()? {
         watch(Event::Said(&line.text));
+        if let Some(control) = &machine.control {
+            if !gone && line.text.contains(" s left") {
+                gone = true;
+                control::resize(control, 512)?;
+            }
+            if line.text.contains("lab: gone=") {
+                control::resize(control, (u64::from(machine.memory) * 5 / 4) << 20)?;
+            }
+        }
         match transcript.add(line) {
             Step::Same => {}
             Step::Done(phase, took) => watch(Event::Done(&phase, took)),
             Step::Failed(why) => return Err(vm.failure(&format!("the guest failed:{why}"))),
+        }
+        if boot.cut && transcript.missing().is_none() {
+            return Ok(transcript);
         }
     }
     match transcript.missing() {

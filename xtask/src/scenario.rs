@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::check::{self, Checked};
-use crate::course::Course;
+use crate::course::{Change, Course};
 use crate::lab::Kernel;
 use crate::rfc;
 use crate::settings::Settings;
@@ -96,6 +96,45 @@ pub(crate) fn all() -> Vec<Scenario> {
             Course::Save,
         ),
         scenario("loop", "A → B, power off, C → D → A", Course::Loop),
+        scenario(
+            "stale",
+            "what must not be resumed is refused: another machine, or one whose disks were used",
+            Course::Stale,
+        )
+        .on(small()),
+        scenario(
+            "save-full",
+            "the disk for the image is full: A hears of it, goes on, and hibernates to another",
+            Course::SaveFails("save-full", Change::Nothing),
+        )
+        .on(small())
+        .judged_by(|boots| shows(boots, 0, "No space left on device")),
+        scenario(
+            "save-io-error",
+            "a write to the disk for the image fails: A hears of it, goes on, and hibernates",
+            Course::SaveFails("save-io-error", Change::WriteFails),
+        )
+        .on(small()),
+        scenario(
+            "save-vanishes",
+            "the disk for the image vanishes while B saves: A hears of it, goes on, and hibernates later",
+            Course::SaveFails("save-vanishes", Change::Vanishes),
+        )
+        .on(small()),
+        scenario(
+            "save-panics",
+            "B panics: the machine restarts in time, and its image is refused",
+            Course::Breakdown("save-panics", Change::Nothing, "Rebooting in 10 seconds"),
+        )
+        .on(small())
+        .within(Duration::from_secs(120)),
+        scenario(
+            "save-hangs",
+            "the disk for the image hangs: the machine restarts in time, and its image is refused",
+            Course::Breakdown("save-hangs", Change::SlowDisk(16 << 10), "kjump: no progress for"),
+        )
+        .on(small())
+        .within(Duration::from_secs(150)),
         scenario(
             "loop-big",
             "the loop with 4 GiB, most of them full of random content",
@@ -333,6 +372,15 @@ pub(crate) fn all() -> Vec<Scenario> {
         )
         .on(rfc::settings()),
     ]
+}
+
+/// A machine that takes little time.
+fn small() -> Settings {
+    Settings {
+        memory: 512,
+        fill: 20,
+        ..Settings::default()
+    }
 }
 
 /// A machine much of whose memory was used and is free.

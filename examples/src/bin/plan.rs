@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 use kjump::memory::IoMem;
-use kjump::memory::image::Paging;
+use kjump::memory::image::{Paging, Platform};
 use kjump::{Hibernation, Kernel, Machine, window};
 
 fn main() -> Result<()> {
@@ -30,6 +30,8 @@ fn main() -> Result<()> {
         direct_map: None,
         free_fill: None,
         uptime: 90_061,
+        platform: Platform::default(),
+        volumes: Vec::new(),
         vmcoreinfo: None,
     };
     let prepared = Hibernation {

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use vmcore::elf::Core;
+use vmcore::image::Platform;
 use vmcore::{IoMem, Memory as _, MemoryKind, ReadAt};
 
 use super::*;
@@ -27,6 +28,8 @@ fn machine() -> Machine {
         direct_map: Some(0xffff_8880_0000_0000),
         free_fill: None,
         uptime: 90_061,
+        platform: Platform::default(),
+        volumes: Vec::new(),
         vmcoreinfo: PhysRange::new(0x3f00_0000, 0x3f00_1024),
     }
 }

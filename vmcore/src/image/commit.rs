@@ -1,58 +1,83 @@
-//! The record behind the core that makes an image valid.
+//! The commit record: what makes an image valid, and what became of it.
+//!
+//! All of it lies in the first 512 bytes of its block, a sector, which a device writes as a whole or not
+//! at all.
 
-use super::wire::{Reader, Writer, seal, unseal};
-use super::{COMMIT_SIZE, ImageError, ImageId, commit_offset};
+use super::checksum::checksum;
+use super::wire::{Reader, Writer};
+use super::{COMMIT_OFFSET, COMMIT_SIZE, ImageError, ImageId};
 use crate::ReadAt;
 
 const MAGIC: &[u8; 8] = b"KJUMPEND";
 
-/// What the commit record says.
+/// What became of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// All of the core is on stable storage.
+    /// All of it is on stable storage.
     Committed,
-    /// The machine went on from this image.
+    /// The machine went on from it.
     Resumed,
+    /// Somebody decided that it is not to be resumed.
+    Discarded,
 }
 
-/// The record for the image `id` with a core of `core_size` bytes.
-pub(super) fn encode(id: ImageId, core_size: u64, state: State) -> Vec<u8> {
-    let mut record = Writer::default();
-    record.raw(MAGIC);
-    record.raw(&id.0);
-    record.u64(core_size);
-    record.u32(match state {
-        State::Committed => 1,
-        State::Resumed => 2,
-    });
-    seal(record, COMMIT_SIZE).unwrap_or_default()
+/// What the commit record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Commit {
+    /// What became of the image.
+    pub(super) state: State,
+    /// How often somebody set out to resume it, and the machine did not go on.
+    pub(super) attempts: u32,
+    /// Where the record is that ends the image.
+    pub(super) end: u64,
 }
 
-/// Reads the record for the image `id`. A record that is not this image's, or none, means that the
-/// image was not committed.
-pub(super) fn read(source: &impl ReadAt, id: ImageId, core_size: u64) -> Result<State, ImageError> {
-    let offset = commit_offset(core_size).ok_or(ImageError::Malformed {
-        what: "the size of the core",
-    })?;
-    let mut record = vec![0; COMMIT_SIZE as usize];
-    source
-        .read_exact_at(&mut record, offset)
-        .map_err(|source| ImageError::Read {
-            what: "the commit record of the image",
-            source,
-        })?;
-    decode(&record, id, core_size).ok_or(ImageError::Uncommitted)
-}
+impl Commit {
+    /// The record for the image `id`, as a block.
+    pub(super) fn encode(self, id: ImageId) -> Vec<u8> {
+        let mut record = Writer::default();
+        record.raw(MAGIC);
+        record.raw(&id.0);
+        record.u32(match self.state {
+            State::Committed => 1,
+            State::Resumed => 2,
+            State::Discarded => 3,
+        });
+        record.u32(self.attempts);
+        record.u64(self.end);
+        let mut block = record.bytes;
+        block.extend(checksum(&block).to_le_bytes());
+        block.resize(COMMIT_SIZE as usize, 0);
+        block
+    }
 
-fn decode(record: &[u8], id: ImageId, core_size: u64) -> Option<State> {
-    let mut reader = Reader::new(unseal(record)?);
-    let magic: [u8; 8] = reader.array()?;
-    let record_id = ImageId(reader.array()?);
-    let record_core_size = reader.u64()?;
-    let state = match reader.u32()? {
-        1 => State::Committed,
-        2 => State::Resumed,
-        _ => return None,
-    };
-    (&magic == MAGIC && record_id == id && record_core_size == core_size).then_some(state)
+    /// Reads the record for the image `id`. A record that is not this image's, or none, is `None`: then the
+    /// image was not committed.
+    pub(super) fn read(source: &impl ReadAt, id: ImageId) -> Result<Option<Self>, ImageError> {
+        let mut block = vec![0; COMMIT_SIZE as usize];
+        source
+            .read_exact_at(&mut block, COMMIT_OFFSET)
+            .map_err(ImageError::reading("the commit record of the image"))?;
+        Ok(Self::decode(&block, id))
+    }
+
+    pub(super) fn decode(block: &[u8], id: ImageId) -> Option<Self> {
+        let mut reader = Reader::new(block);
+        let magic: [u8; 8] = reader.array()?;
+        let record_id = ImageId(reader.array()?);
+        let state = match reader.u32()? {
+            1 => State::Committed,
+            2 => State::Resumed,
+            3 => State::Discarded,
+            _ => return None,
+        };
+        let commit = Self {
+            state,
+            attempts: reader.u32()?,
+            end: reader.u64()?,
+        };
+        let said = block.get(..block.len().checked_sub(reader.left())?)?;
+        let right = reader.u64()? == checksum(said);
+        (&magic == MAGIC && record_id == id && right).then_some(commit)
+    }
 }

@@ -4,15 +4,16 @@ use super::wire::{Reader, Writer, seal, unseal};
 use super::{HEADER_SIZE, Identity, ImageError};
 use crate::{PhysAddr, ReadAt};
 
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// What was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Saved {
     /// Where to jump to bring the machine back: an address in a page of its kernel.
     pub jump_back: PhysAddr,
-    /// Size of the core in bytes.
-    pub core_size: u64,
+    /// Whether the image was written to something that cannot go back, as a pipe: then nothing was ever
+    /// written to the place of its commit record, and its end says that it is whole.
+    pub in_order: bool,
 }
 
 /// How far a hibernation has come.
@@ -20,7 +21,7 @@ pub struct Saved {
 pub enum Stage {
     /// The machine is about to be saved here.
     Prepared,
-    /// The saving kernel writes, or wrote, the core; the commit record tells which.
+    /// The saving kernel writes, or wrote, the image; the commit record tells which.
     Saved(Saved),
     /// Saving failed, for this reason.
     Failed(String),
@@ -54,7 +55,7 @@ impl Header {
             Stage::Saved(saved) => {
                 block.u32(1);
                 block.u64(saved.jump_back.get());
-                block.u64(saved.core_size);
+                block.u32(saved.in_order.into());
             }
             Stage::Failed(reason) => {
                 block.u32(2);
@@ -86,14 +87,11 @@ impl Header {
         let mut block = vec![0; HEADER_SIZE as usize];
         source
             .read_exact_at(&mut block, 0)
-            .map_err(|source| ImageError::Read {
-                what: "the header of the image",
-                source,
-            })?;
+            .map_err(ImageError::reading("the header of the image"))?;
         Self::decode(&block)
     }
 
-    fn decode(block: &[u8]) -> Result<Self, ImageError> {
+    pub(super) fn decode(block: &[u8]) -> Result<Self, ImageError> {
         let malformed = |what| ImageError::Malformed { what };
         let mut reader = Reader::new(block);
         let magic: [u8; 8] = reader.array().ok_or(malformed("it is too short"))?;
@@ -121,7 +119,11 @@ impl Header {
             0 => Stage::Prepared,
             1 => Stage::Saved(Saved {
                 jump_back: PhysAddr::new(body.u64()?),
-                core_size: body.u64()?,
+                in_order: match body.u32()? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                },
             }),
             2 => Stage::Failed(body.string()?),
             _ => return None,

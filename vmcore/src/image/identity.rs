@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::HEADER_SIZE;
 use super::wire::{Reader, Writer};
+use super::{HEADER_SIZE, Platform, Volume};
 use crate::elf::{Notes, encode_note};
 use crate::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
 
@@ -88,6 +88,10 @@ pub struct Identity {
     pub free_fill: Option<u8>,
     /// For how many seconds it had run, the time asleep included.
     pub uptime: u64,
+    /// The hardware that it ran on.
+    pub platform: Platform,
+    /// The devices that it had mounted for writing or swapped on. The saving kernel adds what was on them.
+    pub volumes: Vec<Volume>,
 }
 
 /// How it is written that free pages need not be filled.
@@ -140,6 +144,8 @@ impl Identity {
     /// #     memory,
     /// #     free_fill: None,
     /// #     uptime: 90_061,
+    /// #     platform: Default::default(),
+    /// #     volumes: Vec::new(),
     /// # };
     /// let saved: Vec<_> = identity.saved_memory().ranges().collect();
     /// assert_eq!(saved, [range(0x10_0000, 0x400_0000), range(0xa00_0000, 0x4000_0000)]);
@@ -184,6 +190,8 @@ impl Identity {
         // No byte is 0x100.
         to.u32(self.free_fill.map_or(NO_FILL, u32::from));
         to.u64(self.uptime);
+        self.platform.encode(to);
+        Volume::encode_all(&self.volumes, to);
     }
 
     pub(super) fn decode(from: &mut Reader<'_>) -> Option<Self> {
@@ -222,6 +230,8 @@ impl Identity {
             memory,
             free_fill,
             uptime: from.u64()?,
+            platform: Platform::decode(from)?,
+            volumes: Volume::decode_all(from)?,
         })
     }
 }

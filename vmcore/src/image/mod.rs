@@ -1,65 +1,95 @@
-//! The hibernation image: a saved core, between a header that says what machine it is and a record
-//! that makes it valid.
+//! The hibernation image: a machine's memory in compressed, checked chunks, between a header that says
+//! what machine it is and a record that makes it valid.
 //!
 //! | offset | size | what |
 //! | --- | --- | --- |
-//! | 0 | [`HEADER_SIZE`] | the [`Header`]: whose memory this is, and what became of it |
-//! | [`HEADER_SIZE`] | `core_size` | an ELF core of the raw memory, without its free pages |
-//! | the next multiple of 4096 | 4096 | the commit record |
+//! | 0 | [`HEADER_SIZE`] | the [`Header`]: whose memory this is, and what became of its saving |
+//! | [`HEADER_SIZE`] | 4096 | the commit record: what became of the image |
+//! | 64 KiB | | records: the notes, chunks of memory, parts of the index, the end |
 //!
-//! Numbers are little-endian. The header and the commit record each carry a checksum, and both carry
-//! the random [`ImageId`], so that a record of an image that was there before proves nothing.
+//! `docs/format.md` has every byte. Numbers are little-endian. Everything has a checksum and the random
+//! [`ImageId`], and records have their own offset besides, so that what is left of an image that was there
+//! before proves nothing.
 //!
 //! # The life of an image
 //!
-//! 1. The machine that is about to be saved writes the header with [`Stage::Prepared`]. From then on the
-//!    image that was there before is no more.
+//! 1. The machine that is about to be saved writes the header with [`Stage::Prepared`], and zeros over the commit
+//!    record. From then on the image that was there before is no more.
 //! 2. The saving kernel finds its id there, which proves that it has the right device, writes the
-//!    header with [`Stage::Saved`], the core, and, when all that is on stable storage, the commit
+//!    header with [`Stage::Saved`], the records, and, when all that is on stable storage, the commit
 //!    record: now the image is valid. If saving fails, the header says [`Stage::Failed`] and why.
-//! 3. Right before the jump back into the machine, the commit record is marked as resumed: from then on
-//!    the image is stale for ever.
+//! 3. Whoever sets out to resume the image counts that in the commit record.
+//! 4. Right before the jump back into the machine, the commit record is marked as resumed: from then on
+//!    the image is stale for ever. So it is when somebody discards it.
+//!
+//! An image that is written to a pipe has no commit record. Its end, which comes last, makes it valid.
 
+mod checksum;
+mod chunk;
+mod codec;
 mod commit;
+mod end;
+mod gather;
 mod header;
 mod identity;
+mod index;
 mod jump;
+mod memory;
+mod platform;
 mod read;
+mod record;
+mod stream;
+mod volume;
 mod wire;
 mod write;
 
 use std::io;
 
+pub use chunk::Chunk;
+pub use codec::{Codec, CodecKind};
+pub use end::Totals;
 pub use header::{Header, Saved, Stage};
 pub use identity::{Identity, ImageId, Paging};
+pub use index::{Entry, Index};
 pub use jump::{Jump, Layout};
-pub use read::Image;
-pub use write::{Sink, prepare, record_failure, write};
+pub use memory::ImageMemory;
+pub use platform::Platform;
+pub use read::{ChunkReader, Image};
+pub use stream::{ImageStream, StreamChunk};
+pub use volume::{Digest, Volume, VolumeState};
+pub use write::{Options, Sink, Stream, prepare, record_failure};
+pub(crate) use write::{Subject, write};
 
-use crate::MemoryError;
-use crate::elf::CoreError;
+use crate::{MemoryError, PagesError};
 
 /// Size of the header in bytes.
-pub const HEADER_SIZE: u64 = 64 << 10;
+pub const HEADER_SIZE: u64 = 60 << 10;
 
-/// Size of the commit record in bytes, and what its offset is a multiple of.
+/// Where the commit record is, and its size.
+const COMMIT_OFFSET: u64 = HEADER_SIZE;
 const COMMIT_SIZE: u64 = 4096;
 
-/// How many bytes an image of a core of `core_size` bytes takes; `None` if that overflows.
+/// Where the records begin.
+const RECORDS_OFFSET: u64 = COMMIT_OFFSET + COMMIT_SIZE;
+
+/// The most bytes that an image of `memory` bytes of memory can take, if none of it can be compressed and
+/// no two pages that are free or zero are neighbours.
 ///
 /// ```
-/// assert_eq!(vmcore::image::size_for(1), Some((64 << 10) + 4096 + 4096));
+/// // Not more than a hundredth more than the memory, if that is not small.
+/// assert!(vmcore::image::largest_size(1 << 30) < (1 << 30) / 100 * 101 + (4 << 20));
 /// ```
 #[must_use]
-pub fn size_for(core_size: u64) -> Option<u64> {
-    commit_offset(core_size)?.checked_add(COMMIT_SIZE)
-}
-
-/// Where the commit record of an image lies.
-fn commit_offset(core_size: u64) -> Option<u64> {
-    core_size
-        .checked_next_multiple_of(COMMIT_SIZE)?
-        .checked_add(HEADER_SIZE)
+pub const fn largest_size(memory: u64) -> u64 {
+    /// Header, commit record, notes, the end, and what they begin with.
+    const FIXED: u64 = RECORDS_OFFSET + 2 * record::MAX_PAYLOAD + 4 * record::BLOCK;
+    // A block and an entry of the index for each part of 1 MiB or 400 runs, and a block for each part of
+    // the index.
+    let parts = memory.div_ceil(1 << 20).saturating_mul(3);
+    parts
+        .saturating_mul(record::BLOCK + 2048)
+        .saturating_add(memory)
+        .saturating_add(FIXED)
 }
 
 /// Why something is no image that can be used.
@@ -87,6 +117,12 @@ pub enum ImageError {
     /// The memory that was to be saved could not be read.
     #[error("the memory that is to be saved cannot be read")]
     Memory(#[source] MemoryError),
+    /// What the pages of the memory are for could not be found out.
+    #[error("the memory that is to be saved cannot be looked through")]
+    Pages(#[source] PagesError),
+    /// A thread that wrote the image panicked.
+    #[error("the program that saves has an error: one of its threads panicked")]
+    Panicked,
     /// The first bytes are not those of an image.
     #[error("this is no hibernation image (it begins with {magic:02x?})")]
     NotImage {
@@ -101,22 +137,38 @@ pub enum ImageError {
         /// The version that this crate reads and writes.
         known: u32,
     },
-    /// A checksum is wrong.
+    /// The header's checksum is wrong.
     #[error("{what} is damaged: its checksum is wrong")]
     Checksum {
         /// What the checksum is for.
         what: &'static str,
     },
-    /// Something in the header cannot be, in spite of a right checksum.
-    #[error("the header of the image is malformed: {what}")]
+    /// The checksum of a record is wrong.
+    #[error("the image is damaged: {what}, at byte {offset}, has a wrong checksum")]
+    Damaged {
+        /// What is damaged.
+        what: &'static str,
+        /// Where its record begins.
+        offset: u64,
+    },
+    /// A record is not what belongs there.
+    #[error("the image is damaged: what is at byte {offset} is not {what} of this image")]
+    Foreign {
+        /// What was to be there.
+        what: &'static str,
+        /// Where.
+        offset: u64,
+    },
+    /// Something in the image cannot be, in spite of a right checksum.
+    #[error("the image is malformed: {what}")]
     Malformed {
         /// What is wrong.
         what: &'static str,
     },
     /// The source ends before the image does.
-    #[error("the image is truncated: it takes {expected} bytes, and there are {size}")]
+    #[error("the image is truncated: it takes at least {expected} bytes, and there are {size}")]
     Truncated {
-        /// Bytes that the image takes.
+        /// Bytes that the image takes at least.
         expected: u64,
         /// Bytes that the source has.
         size: u64,
@@ -140,9 +192,21 @@ pub enum ImageError {
         "the image was resumed already; the machine went on from there, and resuming it again would destroy its file systems"
     )]
     Resumed,
-    /// The core in the image is not usable.
-    #[error("the core in the image is not usable")]
-    Core(#[from] CoreError),
+    /// Somebody discarded the image.
+    #[error("the image was discarded, so it is not resumed any more")]
+    Discarded,
+}
+
+impl ImageError {
+    /// What reading `what` met.
+    pub(crate) fn reading(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Read { what, source }
+    }
+
+    /// What writing `what` met.
+    pub(crate) fn writing(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Write { what, source }
+    }
 }
 
 #[cfg(test)]

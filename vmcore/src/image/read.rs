@@ -4,21 +4,39 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::commit::{self, State};
-use super::{HEADER_SIZE, Header, Identity, ImageError, Saved, Stage, commit_offset, size_for};
-use crate::elf::Core;
-use crate::{Part, ReadAt};
+use super::checksum::Checksum;
+use super::codec::Unpacker;
+use super::commit::{Commit, State};
+use super::end::End;
+use super::index::{Entry, Index};
+use super::record::{BLOCK, Kind, MAX_PAYLOAD, Record};
+use super::wire::Reader;
+use super::{
+    COMMIT_OFFSET, Chunk, CodecKind, Header, Identity, ImageError, RECORDS_OFFSET, Saved, Stage,
+    Totals,
+};
+use crate::{BlockBuffer, PAGE_SIZE, Phases, ReadAt};
 
-/// A valid image: complete, committed, and not resumed before.
+/// A whole image.
 #[derive(Debug)]
 pub struct Image<S> {
     source: S,
     identity: Identity,
     saved: Saved,
+    commit: Commit,
+    end: End,
+    /// Bytes of the payload of the record at the end.
+    end_payload: u64,
+    notes: Vec<u8>,
+    direct_map: Option<u64>,
 }
 
 impl<S: ReadAt> Image<S> {
-    /// Opens the image in `source` and checks all that can be checked without reading the core.
+    /// The most bytes of data in one chunk.
+    pub const CHUNK_SIZE: u64 = MAX_PAYLOAD;
+
+    /// Opens the image in `source` and checks all that can be checked without reading memory: that it is
+    /// whole, and was not resumed before.
     ///
     /// # Errors
     ///
@@ -28,12 +46,11 @@ impl<S: ReadAt> Image<S> {
         resumable.map(|()| image)
     }
 
-    /// As [`open`](Self::open), for those who only look: an image whose core was written, in whole or in
-    /// part, and whether it may be resumed.
+    /// As [`open`](Self::open), for those who only look: a whole image, and whether it may be resumed.
     ///
     /// # Errors
     ///
-    /// [`ImageError`] that says why there is no image.
+    /// [`ImageError`] that says why there is no whole image.
     pub fn examine(source: S) -> Result<(Self, Result<(), ImageError>), ImageError> {
         let Header { identity, stage } = Header::read(&source)?;
         let saved = match stage {
@@ -41,24 +58,43 @@ impl<S: ReadAt> Image<S> {
             Stage::Prepared => return Err(ImageError::Prepared),
             Stage::Failed(reason) => return Err(ImageError::Failed { reason }),
         };
-        let expected = size_for(saved.core_size).ok_or(ImageError::Malformed {
-            what: "the size of the core",
-        })?;
+        let commit = match Commit::read(&source, identity.id)? {
+            Some(commit) => commit,
+            None if saved.in_order => Commit {
+                state: State::Committed,
+                attempts: 0,
+                end: find_end(&source, &identity)?,
+            },
+            None => return Err(ImageError::Uncommitted),
+        };
+        let id = identity.id;
+        let expected = commit.end.saturating_add(BLOCK);
         if source.size() < expected {
             return Err(ImageError::Truncated {
                 expected,
                 size: source.size(),
             });
         }
-        let resumable = match commit::read(&source, identity.id, saved.core_size) {
-            Ok(State::Committed) => Ok(()),
-            Ok(State::Resumed) => Err(ImageError::Resumed),
-            Err(error) => Err(error),
+        let record = Record::read(&source, id, commit.end, Some(Kind::End))?;
+        let payload = record.read_payload(&source, commit.end)?;
+        let end = End::decode(&record.body, &payload)?;
+        let record = Record::read(&source, id, RECORDS_OFFSET, Some(Kind::Notes))?;
+        let notes = record.read_payload(&source, RECORDS_OFFSET)?;
+        let direct_map = direct_map(&record);
+        let resumable = match commit.state {
+            State::Committed => Ok(()),
+            State::Resumed => Err(ImageError::Resumed),
+            State::Discarded => Err(ImageError::Discarded),
         };
         let image = Self {
             source,
             identity,
             saved,
+            commit,
+            end,
+            end_payload: payload.len() as u64,
+            notes,
+            direct_map,
         };
         Ok((image, resumable))
     }
@@ -73,32 +109,64 @@ impl<S: ReadAt> Image<S> {
         self.saved
     }
 
-    /// The core in the image.
-    ///
-    /// # Errors
-    ///
-    /// [`ImageError::Core`] if its headers are damaged.
-    pub fn core(&self) -> Result<Core<Part<&S>>, ImageError> {
-        let part = Part::new(&self.source, HEADER_SIZE, self.saved.core_size).ok_or(
-            ImageError::Truncated {
-                expected: self.saved.core_size,
-                size: self.source.size(),
-            },
-        )?;
-        Ok(Core::open(part)?)
+    /// How often somebody set out to resume it, and the machine did not go on.
+    pub fn attempts(&self) -> u32 {
+        self.commit.attempts
     }
 
-    /// The core alone, which keeps the source.
+    /// What there is in it.
+    pub fn totals(&self) -> Totals {
+        self.end.totals
+    }
+
+    /// Whether all that was free is left out of it.
+    pub fn is_without_free(&self) -> bool {
+        self.end.without_free
+    }
+
+    /// How long it took to save it, and what came before.
+    pub fn phases(&self) -> &Phases {
+        &self.end.phases
+    }
+
+    /// The notes of the machine's core.
+    pub fn notes(&self) -> &[u8] {
+        &self.notes
+    }
+
+    /// The virtual address at which the machine's kernel maps physical address 0, if that is known.
+    pub fn direct_map(&self) -> Option<u64> {
+        self.direct_map
+    }
+
+    /// How many bytes it takes.
+    pub fn size(&self) -> u64 {
+        // No overflow: the end was read.
+        self.commit.end + BLOCK + Record::padded(self.end_payload)
+    }
+
+    /// The chunks of the image, in ascending order of their memory.
     ///
     /// # Errors
     ///
-    /// As [`core`](Self::core).
-    pub fn into_core(self) -> Result<Core<Part<S>>, ImageError> {
-        let expected = self.saved.core_size;
-        let size = self.source.size();
-        let part = Part::new(self.source, HEADER_SIZE, expected)
-            .ok_or(ImageError::Truncated { expected, size })?;
-        Ok(Core::open(part)?)
+    /// [`ImageError`] if the index is damaged. So may be what is not read yet, which the iterator tells.
+    pub fn index(&self) -> Result<Index<'_, S>, ImageError> {
+        Index::open(
+            &self.source,
+            self.identity.id,
+            self.end.index,
+            self.commit.end,
+        )
+    }
+
+    /// Something that reads chunks. Each thread should have its own.
+    pub fn reader(&self) -> ChunkReader<'_, S> {
+        ChunkReader {
+            image: self,
+            buffer: BlockBuffer::new(0),
+            unpacker: Unpacker::new(),
+            scratch: Vec::new(),
+        }
     }
 
     /// Writes to `target`, which must hold this image, that the machine went on from it. When this
@@ -108,10 +176,213 @@ impl<S: ReadAt> Image<S> {
     ///
     /// If the record could not be brought to stable storage; the image may then be valid or not.
     pub fn mark_resumed(&self, target: &File) -> io::Result<()> {
-        let offset = commit_offset(self.saved.core_size)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let record = commit::encode(self.identity.id, self.saved.core_size, State::Resumed);
-        target.write_all_at(&record, offset)?;
+        self.mark(target, State::Resumed, self.commit.attempts)
+    }
+
+    /// Writes to `target`, which must hold this image, that somebody sets out to resume it once more. When
+    /// this returns, that is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// As [`mark_resumed`](Self::mark_resumed).
+    pub fn mark_attempt(&self, target: &File) -> io::Result<()> {
+        let attempts = self.commit.attempts.saturating_add(1);
+        self.mark(target, State::Committed, attempts)
+    }
+
+    /// Takes back that the machine went on, since it did not.
+    ///
+    /// # Errors
+    ///
+    /// As [`mark_resumed`](Self::mark_resumed).
+    pub fn unmark_resumed(&self, target: &File) -> io::Result<()> {
+        self.mark(target, State::Committed, self.commit.attempts)
+    }
+
+    /// Writes to `target`, which must hold this image, that it is given up. When this returns, that is on
+    /// stable storage, and the image will never be opened again.
+    ///
+    /// # Errors
+    ///
+    /// As [`mark_resumed`](Self::mark_resumed).
+    pub fn discard(&self, target: &File) -> io::Result<()> {
+        self.mark(target, State::Discarded, self.commit.attempts)
+    }
+
+    fn mark(&self, target: &File, state: State, attempts: u32) -> io::Result<()> {
+        let commit = Commit {
+            state,
+            attempts,
+            ..self.commit
+        };
+        target.write_all_at(&commit.encode(self.identity.id), COMMIT_OFFSET)?;
         target.sync_data()
+    }
+}
+
+/// What the record of the notes says of the direct map.
+pub(super) fn direct_map(notes: &Record) -> Option<u64> {
+    Reader::new(&notes.body).u64().filter(|&base| base != 0)
+}
+
+/// Finds the end of an image that nobody could go back in to say where it is.
+fn find_end(source: &impl ReadAt, identity: &Identity) -> Result<u64, ImageError> {
+    let mut at = RECORDS_OFFSET;
+    loop {
+        if at.checked_add(BLOCK).is_none_or(|end| end > source.size()) {
+            return Err(ImageError::Uncommitted);
+        }
+        let record = match Record::read(source, identity.id, at, None) {
+            Err(ImageError::Damaged { .. } | ImageError::Foreign { .. }) => {
+                return Err(ImageError::Uncommitted);
+            }
+            other => other?,
+        };
+        if record.kind == Kind::End {
+            return Ok(at);
+        }
+        at = record.next(at).ok_or(ImageError::Uncommitted)?;
+    }
+}
+
+/// Reads chunks of an image.
+pub struct ChunkReader<'a, S> {
+    image: &'a Image<S>,
+    buffer: BlockBuffer,
+    unpacker: Unpacker,
+    /// Data that goes to several places.
+    scratch: Vec<u8>,
+}
+
+/// How much is read, and its checksum taken, before it has left the caches of a CPU.
+const BITE: usize = 128 << 10;
+
+impl<S: ReadAt> ChunkReader<'_, S> {
+    /// Brings the data of `entry` to `places`, one behind the other, which must be whole pages, just as many. The
+    /// data was checked when this returns, and if it is compressed, before the first byte is written.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] if it cannot be read, or is damaged: then the places hold anything.
+    pub fn read(&mut self, entry: &Entry, places: &mut [&mut [u8]]) -> Result<(), ImageError> {
+        let room: usize = places.iter().map(|place| place.len()).sum();
+        let whole = places
+            .iter()
+            .all(|place| place.len().is_multiple_of(PAGE_SIZE as usize));
+        if !whole || room as u64 != entry.chunk.data_len() {
+            return Err(ImageError::Malformed {
+                what: "the places for a piece of memory",
+            });
+        }
+        if entry.chunk.codec() == CodecKind::None && !self.image.source.is_direct() {
+            return self.read_in_place(entry, places);
+        }
+        let payload = Record::padded(entry.stored);
+        // No truncation: `MAX_PAYLOAD` at most.
+        let len = (BLOCK + payload) as usize;
+        if self.buffer.get().len() < len {
+            self.buffer = BlockBuffer::new((BLOCK + MAX_PAYLOAD) as usize);
+        }
+        let Some(buffer) = self.buffer.get_mut().get_mut(..len) else {
+            return Err(ImageError::Malformed { what: "the index" });
+        };
+        self.image
+            .source
+            .read_exact_at(buffer, entry.offset)
+            .map_err(ImageError::reading("a piece of memory"))?;
+        let (block, padded) = buffer.split_at(BLOCK as usize);
+        let record = self.image.check_block(entry, block)?;
+        record.check(padded, entry.offset)?;
+        let stored = &padded[..entry.stored as usize];
+        unpack(
+            &mut self.unpacker,
+            &mut self.scratch,
+            &entry.chunk,
+            stored,
+            places,
+        )
+    }
+
+    /// Reads data that is stored as it is right to where it belongs.
+    fn read_in_place(&mut self, entry: &Entry, places: &mut [&mut [u8]]) -> Result<(), ImageError> {
+        let source = &self.image.source;
+        let failed = || ImageError::reading("a piece of memory");
+        let mut block = [0; BLOCK as usize];
+        source
+            .read_exact_at(&mut block, entry.offset)
+            .map_err(failed())?;
+        let record = self.image.check_block(entry, &block)?;
+        let mut sum = Checksum::new();
+        // No overflow: the entry lies in the image, which the index checks.
+        let mut at = entry.offset + BLOCK;
+        for place in places {
+            for bite in place.chunks_mut(BITE) {
+                source.read_exact_at(bite, at).map_err(failed())?;
+                sum.add(bite);
+                at += bite.len() as u64;
+            }
+        }
+        if sum.get() == record.checksum {
+            Ok(())
+        } else {
+            Err(ImageError::Damaged {
+                what: "a piece of memory",
+                offset: entry.offset,
+            })
+        }
+    }
+}
+
+/// Decompresses `stored` to `places`, by way of `scratch` if there are several.
+pub(super) fn unpack(
+    unpacker: &mut Unpacker,
+    scratch: &mut Vec<u8>,
+    chunk: &Chunk,
+    stored: &[u8],
+    places: &mut [&mut [u8]],
+) -> Result<(), ImageError> {
+    let malformed = || ImageError::Malformed {
+        what: "compressed memory",
+    };
+    if chunk.codec() == CodecKind::None {
+        return scatter(stored, places).ok_or_else(malformed);
+    }
+    if let [place] = places {
+        return unpacker
+            .unpack(chunk.codec(), stored, place)
+            .ok_or_else(malformed);
+    }
+    // No truncation: `MAX_PAYLOAD` at most.
+    scratch.resize(chunk.data_len() as usize, 0);
+    unpacker
+        .unpack(chunk.codec(), stored, scratch)
+        .and_then(|()| scatter(scratch, places))
+        .ok_or_else(malformed)
+}
+
+/// Copies `data` to `places`, which have just its size.
+fn scatter(data: &[u8], places: &mut [&mut [u8]]) -> Option<()> {
+    let mut rest = data;
+    for place in places {
+        let (now, later) = rest.split_at_checked(place.len())?;
+        place.copy_from_slice(now);
+        rest = later;
+    }
+    rest.is_empty().then_some(())
+}
+
+impl<S> Image<S> {
+    /// The block of the record that `entry` tells of.
+    fn check_block(&self, entry: &Entry, block: &[u8]) -> Result<Record, ImageError> {
+        let record = Record::decode(block, self.identity.id, entry.offset, Some(Kind::Chunk))?;
+        let chunk = Chunk::decode(&mut Reader::new(&record.body), record.payload)?;
+        if chunk == entry.chunk && record.payload == entry.stored {
+            Ok(record)
+        } else {
+            Err(ImageError::Foreign {
+                what: "a piece of memory",
+                offset: entry.offset,
+            })
+        }
     }
 }

@@ -1,11 +1,12 @@
-//! Numbers, strings and ranges as bytes, for the header and the commit record.
+//! Numbers, strings and ranges as bytes.
 
 use byteorder::{ByteOrder, LE};
 
+use super::checksum::checksum;
 use crate::PhysRange;
 
 /// Bytes that are being put together.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Writer {
     pub(super) bytes: Vec<u8>,
 }
@@ -46,26 +47,23 @@ impl Writer {
     }
 }
 
-/// Size of the checksum that ends a block.
-const CHECKSUM: usize = 4;
-
-/// Fills `writer` up with zeros to a block of `size` bytes whose last four are the CRC-32 of all
+/// Fills `writer` up with zeros to a block of `size` bytes whose last eight are the checksum of all
 /// before; `None` if there is no room for that.
 pub(super) fn seal(writer: Writer, size: u64) -> Option<Vec<u8>> {
     let mut block = writer.bytes;
-    let room = usize::try_from(size).ok()?.checked_sub(CHECKSUM)?;
+    let room = usize::try_from(size).ok()?.checked_sub(8)?;
     if block.len() > room {
         return None;
     }
     block.resize(room, 0);
-    block.extend(crc32fast::hash(&block).to_le_bytes());
+    block.extend(checksum(&block).to_le_bytes());
     Some(block)
 }
 
 /// What stands before the checksum of a sealed block; `None` if the checksum is wrong.
 pub(super) fn unseal(block: &[u8]) -> Option<&[u8]> {
-    let (bytes, checksum) = block.split_last_chunk::<CHECKSUM>()?;
-    (crc32fast::hash(bytes) == u32::from_le_bytes(*checksum)).then_some(bytes)
+    let (bytes, sum) = block.split_last_chunk::<8>()?;
+    (checksum(bytes) == u64::from_le_bytes(*sum)).then_some(bytes)
 }
 
 /// Bytes that are being taken apart. What is not there or cannot be is `None`.
@@ -79,6 +77,11 @@ impl<'a> Reader<'a> {
 
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
+    }
+
+    /// How many bytes are left.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
     }
 
     pub(super) fn raw(&mut self, len: usize) -> Option<&'a [u8]> {

@@ -1,40 +1,114 @@
-//! Writing an image.
+//! Writing an image: on all CPUs, in order, in one pass over memory.
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
+use super::chunk::{CHUNK_PAGES, Chunk, MAX_RUNS, Runs};
+use super::codec::Packer;
+use super::commit::{Commit, State};
+use super::end::End;
+use super::gather::Gather;
+use super::index::{Entry, IndexWriter};
+use super::record::{BLOCK, Kind, MAX_PAYLOAD, Record};
+use super::wire::Writer;
 use super::{
-    COMMIT_SIZE, HEADER_SIZE, Header, Identity, ImageError, Saved, Stage,
-    commit::{self, State},
+    COMMIT_OFFSET, COMMIT_SIZE, Codec, CodecKind, Header, Identity, ImageError, ImageId,
+    RECORDS_OFFSET, Saved, Stage, Totals,
 };
-use crate::elf::{CoreWriteError, CoreWriter};
-use crate::{Memory, PhysAddr, Progress};
+use crate::survey::{Part, Survey};
+use crate::{BlockBuffer, Memory, PAGE_SIZE, PageClass, Phases, PhysAddr, Progress};
 
-/// Where an image is written: bytes in order, and a way to know that they are on stable storage.
-pub trait Sink: Write {
+/// Where an image is written.
+pub trait Sink: Sync {
+    /// Whether bytes can be written anywhere. If not, each write follows the one before it.
+    fn can_seek(&self) -> bool;
+
+    /// Writes all of `bytes` at `offset`. Both offset and length are multiples of 4096.
+    ///
+    /// # Errors
+    ///
+    /// What the writing met.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
     /// Returns when all that was written is on stable storage.
     ///
     /// # Errors
     ///
     /// If it cannot be brought there; then it must be taken as lost.
-    fn sync(&mut self) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
 }
 
+/// A file, or a device through the page cache.
 impl Sink for File {
-    fn sync(&mut self) -> io::Result<()> {
+    fn can_seek(&self) -> bool {
+        true
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
 }
 
-impl Sink for Vec<u8> {
-    fn sync(&mut self) -> io::Result<()> {
+/// An image in memory.
+impl Sink for Mutex<Vec<u8>> {
+    fn can_seek(&self) -> bool {
+        true
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let end = start
+            .checked_add(bytes.len())
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut image = lock(self);
+        if image.len() < end {
+            image.resize(end, 0);
+        }
+        image[start..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Why an image could not be written.
-fn failed(what: &'static str) -> impl Fn(io::Error) -> ImageError {
-    move |source| ImageError::Write { what, source }
+/// Something that takes bytes in order only, such as a pipe. Whoever reads it answers for what happens
+/// behind it.
+#[derive(Debug)]
+pub struct Stream<W>(Mutex<W>);
+
+impl<W: Write> Stream<W> {
+    /// A sink that hands all bytes to `writer`.
+    pub fn new(writer: W) -> Self {
+        Self(Mutex::new(writer))
+    }
+}
+
+impl<W: Write + Send> Sink for Stream<W> {
+    fn can_seek(&self) -> bool {
+        false
+    }
+
+    fn write_at(&self, bytes: &[u8], _: u64) -> io::Result<()> {
+        lock(&self.0).write_all(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        lock(&self.0).flush()
+    }
+}
+
+/// What is behind `mutex`. A panic of its holder ends all that this is used for.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes a header alone: the target now belongs to `identity`, and what was there before is no more.
@@ -42,7 +116,7 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> ImageError {
 /// # Errors
 ///
 /// [`ImageError::Write`], or [`ImageError::Malformed`] if the memory map is too long for a header.
-pub fn prepare(identity: &Identity, sink: &mut impl Sink) -> Result<(), ImageError> {
+pub fn prepare(identity: &Identity, sink: &impl Sink) -> Result<(), ImageError> {
     write_header(identity, Stage::Prepared, sink)
 }
 
@@ -54,59 +128,527 @@ pub fn prepare(identity: &Identity, sink: &mut impl Sink) -> Result<(), ImageErr
 pub fn record_failure(
     identity: &Identity,
     reason: &str,
-    sink: &mut impl Sink,
+    sink: &impl Sink,
 ) -> Result<(), ImageError> {
     write_header(identity, Stage::Failed(reason.to_owned()), sink)
 }
 
-fn write_header(identity: &Identity, stage: Stage, sink: &mut impl Sink) -> Result<(), ImageError> {
+/// Writes the header, and makes what was said of an image before void.
+fn write_header(identity: &Identity, stage: Stage, sink: &impl Sink) -> Result<(), ImageError> {
     let header = Header {
         identity: identity.clone(),
         stage,
     };
-    let bytes = header.encode()?;
-    sink.write_all(&bytes)
+    let mut bytes = header.encode()?;
+    bytes.resize((COMMIT_OFFSET + COMMIT_SIZE) as usize, 0);
+    sink.write_at(&bytes, 0)
         .and_then(|()| sink.sync())
-        .map_err(failed("the header of the image"))
+        .map_err(ImageError::writing("the header of the image"))
 }
 
-/// Writes a whole image: the header, the core of `memory`, and, when that is on stable storage, the
-/// commit record. The bytes go from the memory to the sink without a copy in between, if the memory is
-/// mapped. `sink` must stand at the beginning of the target.
+/// How an image is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How it is compressed.
+    pub codec: Codec,
+    /// How many threads do it; each needs [`Codec::memory`].
+    pub threads: usize,
+}
+
+/// What is written, besides memory.
+pub(crate) struct Subject<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) jump_back: PhysAddr,
+    /// The notes of the machine's core.
+    pub(crate) notes: &'a [u8],
+    /// The virtual address at which the machine's kernel maps physical address 0, if that is known.
+    pub(crate) direct_map: Option<u64>,
+    /// Whether all that was free is left out.
+    pub(crate) without_free: bool,
+}
+
+/// Writes a whole image: the header, all memory that `survey` tells of, the index, and, when all that is on
+/// stable storage, the commit record. `phases` is asked how long everything took, when all memory is
+/// written.
 ///
 /// # Errors
 ///
-/// [`ImageError::Write`] or [`ImageError::Memory`]; the image then is not valid, and never was.
-pub fn write(
-    identity: &Identity,
-    jump_back: PhysAddr,
-    core: &CoreWriter,
-    memory: &(impl Memory + ?Sized),
-    sink: &mut impl Sink,
+/// [`ImageError`]; the image then is not valid, and never was.
+pub(crate) fn write<M: Memory + Sync + ?Sized>(
+    subject: &Subject<'_>,
+    memory: &M,
+    survey: Survey<'_>,
+    sink: &impl Sink,
+    options: Options,
+    phases: &mut dyn FnMut() -> Phases,
     progress: &mut dyn FnMut(Progress),
-) -> Result<(), ImageError> {
-    let core_size = core.size();
-    write_header(
-        identity,
-        Stage::Saved(Saved {
-            jump_back,
-            core_size,
-        }),
-        sink,
-    )?;
-    core.write(memory, sink, progress)
-        .map_err(|error| match error {
-            CoreWriteError::Memory(source) => ImageError::Memory(source),
-            CoreWriteError::Write(source) => failed("the core")(source),
-        })?;
+) -> Result<Totals, ImageError> {
+    let stage = Stage::Saved(Saved {
+        jump_back: subject.jump_back,
+        in_order: !sink.can_seek(),
+    });
+    write_header(subject.identity, stage, sink)?;
 
-    let padding = core_size.next_multiple_of(COMMIT_SIZE) - core_size;
-    sink.write_all(&[0; COMMIT_SIZE as usize][..padding as usize])
-        .and_then(|()| sink.sync())
-        .map_err(failed("the core"))?;
-    sink.write_all(&commit::encode(identity.id, core_size, State::Committed))
-        .and_then(|()| sink.sync())
-        .map_err(failed("the commit record"))
+    let engine = Engine::new(subject.identity.id, memory, survey, sink);
+    engine.write_notes(subject)?;
+    engine.run(options, progress)?;
+    engine.finish(subject, phases)
 }
 
-const _: () = assert!(HEADER_SIZE.is_multiple_of(COMMIT_SIZE));
+/// All that the threads share.
+struct Engine<'a, 's, M: ?Sized, S> {
+    id: ImageId,
+    memory: &'a M,
+    sink: &'a S,
+    /// All of memory, in bytes.
+    total: u64,
+    survey: Mutex<Parts<'s>>,
+    order: Mutex<Order>,
+    /// Something about the order changed.
+    changed: Condvar,
+}
+
+/// What is still to be done.
+struct Parts<'s> {
+    survey: Survey<'s>,
+    handed_out: u64,
+}
+
+/// What is done one after the other.
+struct Order {
+    /// The number of the part that is next to get a place in the image.
+    turn: u64,
+    /// Where the next record will be.
+    offset: u64,
+    /// Up to where a sink that takes bytes in order has them.
+    written: u64,
+    /// Pages without data whose chunk is not written yet, and where they begin.
+    pending: Option<(PhysAddr, Runs)>,
+    index: IndexWriter,
+    totals: Totals,
+    /// Bytes of memory that are done.
+    done: u64,
+    /// How many threads work.
+    working: usize,
+    failure: Option<ImageError>,
+}
+
+/// A part of memory whose data was gathered, and compressed if that paid.
+struct Packed {
+    start: PhysAddr,
+    runs: Runs,
+    codec: CodecKind,
+    /// Bytes of data as it is stored.
+    stored: u64,
+}
+
+/// A record that has its place.
+struct Placed {
+    offset: u64,
+    kind: Kind,
+    body: Vec<u8>,
+    payload: Payload,
+}
+
+/// Where the payload of a record is.
+enum Payload {
+    /// In this.
+    Own(Vec<u8>),
+    /// In the thread's buffer: so many bytes.
+    Buffer(u64),
+}
+
+impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
+    fn new(id: ImageId, memory: &'a M, survey: Survey<'s>, sink: &'a S) -> Self {
+        Self {
+            id,
+            memory,
+            sink,
+            total: survey.total(),
+            survey: Mutex::new(Parts {
+                survey,
+                handed_out: 0,
+            }),
+            order: Mutex::new(Order {
+                turn: 0,
+                offset: RECORDS_OFFSET,
+                written: RECORDS_OFFSET,
+                pending: None,
+                index: IndexWriter::default(),
+                totals: Totals::default(),
+                done: 0,
+                working: 0,
+                failure: None,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn write_notes(&self, subject: &Subject<'_>) -> Result<(), ImageError> {
+        let notes = subject.notes;
+        if notes.len() as u64 > MAX_PAYLOAD {
+            return Err(ImageError::Malformed {
+                what: "the notes are too long",
+            });
+        }
+        let mut body = Writer::default();
+        // No kernel maps anything at 0.
+        body.u64(subject.direct_map.unwrap_or_default());
+        let placed = self
+            .lock_order()
+            .place(Kind::Notes, body.bytes, Payload::Own(notes.to_vec()));
+        self.write_record(&placed, &mut BlockBuffer::new(0))
+    }
+
+    fn lock_order(&self) -> MutexGuard<'_, Order> {
+        lock(&self.order)
+    }
+
+    fn wait<'g>(&self, order: MutexGuard<'g, Order>) -> MutexGuard<'g, Order> {
+        self.changed
+            .wait(order)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets threads write all memory, and tells how far they have come.
+    fn run(&self, options: Options, progress: &mut dyn FnMut(Progress)) -> Result<(), ImageError> {
+        let threads = options.threads.max(1);
+        self.lock_order().working = threads;
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    // What ends this thread ends them all, a panic too.
+                    let ended = Ended(self);
+                    let result =
+                        Worker::new(self, options.codec).and_then(|mut worker| worker.run());
+                    ended.with(result);
+                });
+            }
+            let mut order = self.lock_order();
+            while order.working > 0 {
+                let done = order.done;
+                drop(order);
+                progress(Progress {
+                    done,
+                    total: self.total,
+                });
+                order = self.lock_order();
+                if order.working > 0 {
+                    order = self.wait(order);
+                }
+            }
+        });
+        let mut order = self.lock_order();
+        match order.failure.take() {
+            Some(failure) => Err(failure),
+            None => {
+                progress(Progress {
+                    done: order.done,
+                    total: self.total,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// The next part of memory, and its number; `None` when there is no more.
+    fn next_part(&self) -> Result<Option<(u64, Part)>, ImageError> {
+        let mut parts = lock(&self.survey);
+        let Some(part) = parts.survey.next_part().map_err(ImageError::Pages)? else {
+            return Ok(None);
+        };
+        let number = parts.handed_out;
+        parts.handed_out += 1;
+        Ok(Some((number, part)))
+    }
+
+    /// Waits until it is the turn of part `number`, gives it a place, and lets the next one go; returns
+    /// what is to be written then. `None` if another thread failed.
+    fn take_turn(&self, number: u64, packed: Packed) -> Option<Vec<Placed>> {
+        let mut order = self.lock_order();
+        while order.turn != number && order.failure.is_none() {
+            order = self.wait(order);
+        }
+        if order.failure.is_some() {
+            return None;
+        }
+        let placed = order.add(packed);
+        order.turn += 1;
+        self.changed.notify_all();
+        Some(placed)
+    }
+
+    /// Writes a record. If its payload is in `buffer`, that is so behind room for its block.
+    fn write_record(&self, placed: &Placed, buffer: &mut BlockBuffer) -> Result<(), ImageError> {
+        let mut own;
+        let len;
+        let bytes = match &placed.payload {
+            Payload::Buffer(payload) => {
+                len = *payload;
+                buffer.get_mut()
+            }
+            Payload::Own(payload) => {
+                len = payload.len() as u64;
+                own = BlockBuffer::new((BLOCK + Record::padded(len)) as usize);
+                own.get_mut()[BLOCK as usize..][..payload.len()].copy_from_slice(payload);
+                own.get_mut()
+            }
+        };
+        // No truncation: payloads are in memory.
+        let bytes = &mut bytes[..(BLOCK + Record::padded(len)) as usize];
+        let (block, padded) = bytes.split_at_mut(BLOCK as usize);
+        padded[len as usize..].fill(0);
+        let record = Record {
+            kind: placed.kind,
+            payload: len,
+            checksum: super::checksum::checksum(padded),
+            body: placed.body.clone(),
+        };
+        block.copy_from_slice(&record.encode(self.id, placed.offset));
+        if self.sink.can_seek() {
+            return self
+                .sink
+                .write_at(bytes, placed.offset)
+                .map_err(ImageError::writing("the image"));
+        }
+        // What comes before must be there first.
+        let mut order = self.lock_order();
+        while order.written != placed.offset && order.failure.is_none() {
+            order = self.wait(order);
+        }
+        if order.failure.is_some() {
+            return Ok(());
+        }
+        drop(order);
+        let result = self.sink.write_at(bytes, placed.offset);
+        let mut order = self.lock_order();
+        order.written += bytes.len() as u64;
+        self.changed.notify_all();
+        result.map_err(ImageError::writing("the image"))
+    }
+
+    /// Writes what is left: the last pages, the index, the end, the commit record.
+    fn finish(
+        &self,
+        subject: &Subject<'_>,
+        phases: &mut dyn FnMut() -> Phases,
+    ) -> Result<Totals, ImageError> {
+        let mut order = self.lock_order();
+        let mut records: Vec<Placed> = order.flush_pending().into_iter().collect();
+        records.extend(order.flush_index());
+        let totals = order.totals;
+        let record = End {
+            index: order.index.last(),
+            without_free: subject.without_free,
+            totals,
+            phases: phases(),
+        };
+        let end = order.offset;
+        let (body, payload) = record.encode();
+        records.push(order.place(Kind::End, body, Payload::Own(payload)));
+        drop(order);
+        for record in &records {
+            self.write_record(record, &mut BlockBuffer::new(0))?;
+        }
+        let failed = ImageError::writing("the image");
+        self.sink.sync().map_err(failed)?;
+        if self.sink.can_seek() {
+            let commit = Commit {
+                state: State::Committed,
+                attempts: 0,
+                end,
+            };
+            let mut block = BlockBuffer::new(COMMIT_SIZE as usize);
+            block.get_mut().copy_from_slice(&commit.encode(self.id));
+            self.sink
+                .write_at(block.get(), COMMIT_OFFSET)
+                .and_then(|()| self.sink.sync())
+                .map_err(ImageError::writing("the commit record"))?;
+        }
+        Ok(totals)
+    }
+}
+
+/// Tells the others that a thread has ended.
+struct Ended<'e, 'a, 's, M: Memory + Sync + ?Sized, S: Sink>(&'e Engine<'a, 's, M, S>);
+
+impl<M: Memory + Sync + ?Sized, S: Sink> Ended<'_, '_, '_, M, S> {
+    fn with(self, result: Result<(), ImageError>) {
+        if let Err(error) = result {
+            self.0.lock_order().failure.get_or_insert(error);
+        }
+    }
+}
+
+impl<M: Memory + Sync + ?Sized, S: Sink> Drop for Ended<'_, '_, '_, M, S> {
+    fn drop(&mut self) {
+        let mut order = self.0.lock_order();
+        order.working -= 1;
+        if thread::panicking() {
+            order.failure.get_or_insert(ImageError::Panicked);
+        }
+        self.0.changed.notify_all();
+    }
+}
+
+impl Order {
+    /// Gives a record its place.
+    fn place(&mut self, kind: Kind, body: Vec<u8>, payload: Payload) -> Placed {
+        let len = match &payload {
+            Payload::Own(bytes) => bytes.len() as u64,
+            Payload::Buffer(len) => *len,
+        };
+        let offset = self.offset;
+        // No overflow: this is written to something that has a size of 64 bits.
+        self.offset += BLOCK + Record::padded(len);
+        Placed {
+            offset,
+            kind,
+            body,
+            payload,
+        }
+    }
+
+    /// Adds a part of memory. What has no data waits for what comes behind it.
+    fn add(&mut self, packed: Packed) -> Vec<Placed> {
+        let Packed {
+            start,
+            runs,
+            codec,
+            stored,
+        } = packed;
+        self.totals.count(&runs);
+        self.done += runs.all_pages() * PAGE_SIZE;
+        let mut placed = Vec::new();
+        let follows = self.pending.as_ref().is_some_and(|(first, pending)| {
+            first.checked_add(pending.all_pages() * PAGE_SIZE) == Some(start)
+                && pending.len() + runs.len() <= MAX_RUNS
+        });
+        let (start, runs) = match self.pending.take() {
+            Some((first, mut pending)) if follows => {
+                pending.append(&runs);
+                (first, pending)
+            }
+            Some(other) => {
+                placed.extend(self.place_chunk(other.0, other.1, CodecKind::None, 0));
+                (start, runs)
+            }
+            None => (start, runs),
+        };
+        if stored == 0 {
+            self.pending = Some((start, runs));
+        } else {
+            placed.extend(self.place_chunk(start, runs, codec, stored));
+        }
+        if self.index.is_full() {
+            placed.extend(self.flush_index());
+        }
+        placed
+    }
+
+    fn place_chunk(
+        &mut self,
+        start: PhysAddr,
+        runs: Runs,
+        codec: CodecKind,
+        stored: u64,
+    ) -> Option<Placed> {
+        let chunk = Chunk::new(start, runs, codec)?;
+        let mut body = Writer::default();
+        chunk.encode(&mut body);
+        let placed = self.place(Kind::Chunk, body.bytes, Payload::Buffer(stored));
+        self.totals.count_chunk(codec, stored);
+        self.index.add(&Entry {
+            offset: placed.offset,
+            stored,
+            chunk,
+        });
+        Some(placed)
+    }
+
+    fn flush_pending(&mut self) -> Option<Placed> {
+        let (start, runs) = self.pending.take()?;
+        let placed = self.place_chunk(start, runs, CodecKind::None, 0)?;
+        Some(Placed {
+            payload: Payload::Own(Vec::new()),
+            ..placed
+        })
+    }
+
+    fn flush_index(&mut self) -> Option<Placed> {
+        let part = self.index.take(self.offset)?;
+        Some(self.place(Kind::Index, part.body, Payload::Own(part.payload)))
+    }
+}
+
+/// A thread's buffers.
+struct Worker<'e, 'a, 's, M: ?Sized, S> {
+    engine: &'e Engine<'a, 's, M, S>,
+    packer: Packer,
+    /// The data as it is, behind room for a block.
+    plain: BlockBuffer,
+    /// The same compressed.
+    packed: BlockBuffer,
+}
+
+/// Room for a record with the largest chunk.
+const RECORD: usize = BLOCK as usize + (CHUNK_PAGES * PAGE_SIZE) as usize;
+
+impl<'e, 'a, 's, M: Memory + Sync + ?Sized, S: Sink> Worker<'e, 'a, 's, M, S> {
+    fn new(engine: &'e Engine<'a, 's, M, S>, codec: Codec) -> Result<Self, ImageError> {
+        let packer = Packer::new(codec).map_err(ImageError::writing("the image"))?;
+        Ok(Self {
+            engine,
+            packer,
+            plain: BlockBuffer::new(RECORD),
+            packed: BlockBuffer::new(if codec == Codec::None { 0 } else { RECORD }),
+        })
+    }
+
+    fn run(&mut self) -> Result<(), ImageError> {
+        while let Some((number, part)) = self.engine.next_part()? {
+            let (packed, compressed) = self.pack(&part)?;
+            let Some(records) = self.engine.take_turn(number, packed) else {
+                break;
+            };
+            for record in records {
+                let buffer = if compressed {
+                    &mut self.packed
+                } else {
+                    &mut self.plain
+                };
+                self.engine.write_record(&record, buffer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gathers the data of `part` and compresses it; tells whether that paid.
+    fn pack(&mut self, part: &Part) -> Result<(Packed, bool), ImageError> {
+        let plain = &mut self.plain.get_mut()[BLOCK as usize..];
+        let runs = Gather::new(plain)
+            .part(self.engine.memory, part)
+            .map_err(ImageError::Memory)?;
+        // No truncation: a buffer's size.
+        let len = (runs.pages(PageClass::Data) * PAGE_SIZE) as usize;
+        let data = &plain[..len];
+        let room = self
+            .packed
+            .get_mut()
+            .get_mut(BLOCK as usize..)
+            .unwrap_or_default();
+        let compressed = if data.is_empty() {
+            None
+        } else {
+            self.packer.pack(data, room)
+        };
+        let (codec, stored) = compressed.unwrap_or((CodecKind::None, len));
+        let packed = Packed {
+            start: part.start(),
+            runs,
+            codec,
+            stored: stored as u64,
+        };
+        Ok((packed, compressed.is_some()))
+    }
+}

@@ -4,7 +4,7 @@ use std::io;
 
 use byteorder::{ByteOrder, LE};
 use flate2::{Decompress, FlushDecompress, Status};
-use ruzstd::decoding::FrameDecoder;
+use zstd::bulk::Decompressor as ZstdDecompressor;
 
 use super::Codec;
 use crate::PAGE_SIZE;
@@ -86,21 +86,15 @@ impl From<PageError> for io::Error {
 pub(super) struct Decompressor {
     zlib: Decompress,
     snappy: snap::raw::Decoder,
-    zstd: FrameDecoder,
+    zstd: Option<ZstdDecompressor<'static>>,
 }
 
 impl Decompressor {
-    /// The largest window of a zstd frame that is allowed. A frame that was made in one go needs no
-    /// more than a page; this is the most of all levels but the "ultra" ones.
-    const MAX_ZSTD_WINDOW: u64 = 8 << 20;
-
     pub(super) fn new() -> Self {
-        let mut zstd = FrameDecoder::new();
-        zstd.set_max_window_size(Self::MAX_ZSTD_WINDOW);
         Self {
             zlib: Decompress::new(true),
             snappy: snap::raw::Decoder::new(),
-            zstd,
+            zstd: None,
         }
     }
 
@@ -125,9 +119,10 @@ impl Decompressor {
                     .decompress(bytes, page)
                     .map_err(|error| error.to_string())?
             }
+            // A frame that goes to a buffer as a whole needs no window.
             Codec::Zstd => self
-                .zstd
-                .decode_all(bytes, page)
+                .zstd()
+                .and_then(|zstd| zstd.decompress_to_buffer(bytes, page.as_mut_slice()))
                 .map_err(|error| error.to_string())?,
         };
         if len == page.len() {
@@ -135,6 +130,15 @@ impl Decompressor {
         } else {
             Err(format!("it has {len} bytes"))
         }
+    }
+
+    fn zstd(&mut self) -> io::Result<&mut ZstdDecompressor<'static>> {
+        if self.zstd.is_none() {
+            self.zstd = Some(ZstdDecompressor::new()?);
+        }
+        self.zstd
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::Other.into())
     }
 
     /// Returns how many bytes the page has.

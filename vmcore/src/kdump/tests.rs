@@ -159,9 +159,7 @@ fn pack(codec: Codec, page: &[u8]) -> Vec<u8> {
         }
         Codec::Lzo => lzokay::compress::compress(page).unwrap(),
         Codec::Snappy => snap::raw::Encoder::new().compress_vec(page).unwrap(),
-        Codec::Zstd => {
-            ruzstd::encoding::compress_to_vec(page, ruzstd::encoding::CompressionLevel::Fastest)
-        }
+        Codec::Zstd => zstd::bulk::compress(page, 1).unwrap(),
     }
 }
 

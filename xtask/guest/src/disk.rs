@@ -14,7 +14,7 @@ use crate::witness::Witness;
 use crate::{console, machine};
 
 /// Where the file system is mounted.
-const MOUNT_POINT: &str = "/mnt";
+pub(crate) const MOUNT_POINT: &str = "/mnt";
 
 /// Half of the size of the file that is half written, in pages.
 const HALF: usize = 512;
@@ -167,7 +167,7 @@ impl Drop for Disk {
     }
 }
 
-fn mount_ext4(device: &str) -> Result<()> {
+pub(crate) fn mount_ext4(device: &str) -> Result<()> {
     mount(
         Some(device),
         MOUNT_POINT,
@@ -177,6 +177,23 @@ fn mount_ext4(device: &str) -> Result<()> {
     )
     .with_context(|| format!("mounting {device}"))
 }
+/// Moves the first MiB of the device at `from` to that at `to`, so that it is no more where it was.
+pub(crate) fn move_start(from: &str, to: &str) -> Result<()> {
+    let mut start = vec![0; 1 << 20];
+    File::open(from)
+        .and_then(|device| device.read_exact_at(&mut start, 0))
+        .with_context(|| format!("reading {from}"))?;
+    OpenOptions::new()
+        .write(true)
+        .open(to)
+        .and_then(|mut device| {
+            device.write_all(&start)?;
+            device.sync_all()
+        })
+        .with_context(|| format!("writing {to}"))?;
+    wipe(from)
+}
+
 /// Makes the first MiB of the device at `path` zeros.
 pub(crate) fn wipe(path: &str) -> Result<()> {
     OpenOptions::new()

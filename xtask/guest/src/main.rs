@@ -26,6 +26,8 @@ mod parameters;
 mod processors;
 mod refusals;
 mod roles;
+mod save;
+mod stale;
 mod tmpfs;
 mod window;
 mod witness;

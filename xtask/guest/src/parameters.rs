@@ -20,6 +20,8 @@ pub(crate) struct Parameters {
     pub(crate) window: Option<String>,
     /// `lab.spoil`: name of a thing to spoil before it is verified, which then has to fail.
     pub(crate) spoil: Option<String>,
+    /// `lab.expect`: words that `kjump resume` has to say, in lower case and with commas for spaces.
+    pub(crate) expect: String,
     /// `lab.append`: command line of the other kernels, with commas for spaces.
     pub(crate) append: String,
     /// `lab.keep_free`: whether free pages are saved too, as 0 or 1.
@@ -48,11 +50,27 @@ pub(crate) enum Role {
     /// Hold content and verify it, with nothing happening between; then spoil each thing and see that
     /// it is noticed.
     SelfCheck,
+    /// C, which must not resume A, and has to say why.
+    Refused,
+    /// C, which must not resume A after A's file system was used.
+    Stale,
+    /// C after a power cut, which resumes A, or boots normally if there is nothing to resume.
+    Recover,
+    /// A, whose image does not fit, and then does.
+    SaveFull,
+    /// A, whose image cannot be written, and then can.
+    SaveIoError,
+    /// A, whose disk for the image vanishes, and comes back.
+    SaveVanishes,
+    /// A, whose B panics.
+    SavePanics,
+    /// A, whose B hangs.
+    SaveHangs,
 }
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 9] = [
+    const NAMES: [(&str, Self); 17] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("resume", Self::Resume),
@@ -62,6 +80,14 @@ impl Role {
         ("not-root", Self::NotRoot),
         ("save-fails", Self::SaveFails),
         ("self-check", Self::SelfCheck),
+        ("refused", Self::Refused),
+        ("stale", Self::Stale),
+        ("recover", Self::Recover),
+        ("save-full", Self::SaveFull),
+        ("save-io-error", Self::SaveIoError),
+        ("save-vanishes", Self::SaveVanishes),
+        ("save-panics", Self::SavePanics),
+        ("save-hangs", Self::SaveHangs),
     ];
 }
 
@@ -78,6 +104,7 @@ impl Parameters {
             loops: 1,
             window: None,
             spoil: None,
+            expect: String::new(),
             append: String::new(),
             keep_free: false,
         };
@@ -100,6 +127,7 @@ impl Parameters {
                 "loops" => parameters.loops = value.parse().with_context(wrong)?,
                 "window" => parameters.window = Some(value.to_owned()),
                 "spoil" => parameters.spoil = Some(value.to_owned()),
+                "expect" => parameters.expect = value.replace(',', " ").to_lowercase(),
                 "append" => parameters.append = value.replace(',', " "),
                 "keep_free" => {
                     parameters.keep_free = match value {

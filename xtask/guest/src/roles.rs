@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use nix::mount::{MntFlags, umount2};
+
 use crate::clock::Clock;
 use crate::content::PAGE_WORDS;
 use crate::disk::{self, Disk};
@@ -15,7 +17,11 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{console, kjump, machine, refusals};
+use crate::{console, kjump, machine, refusals, save, stale};
+
+/// How much of memory C keeps full of that, in percent. With more there would be no room for the next
+/// kernel.
+const KEPT_AT_MOST: u8 = 60;
 
 /// What C fills memory with.
 const JUNK: u64 = 0xdead_dead_dead_dead;
@@ -33,6 +39,14 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SaveFails => save_fails(parameters),
         Role::NotRoot => refusals::ask(refusals::NOT_ROOT),
         Role::SelfCheck => self_check(parameters),
+        Role::Refused => stale::refused(&parameters.expect),
+        Role::Stale => stale::stale(),
+        Role::Recover => recover(parameters),
+        Role::SaveFull => fail_and_hibernate(parameters, save::full),
+        Role::SaveIoError => fail_and_hibernate(parameters, save::io_error),
+        Role::SaveVanishes => fail_and_hibernate(parameters, save::vanishes),
+        Role::SavePanics => break_down(parameters, "rdinit=/none"),
+        Role::SaveHangs => break_down(parameters, "kjump.patience=15"),
     }
 }
 
@@ -76,6 +90,38 @@ fn leave_and_come_back(parameters: &Parameters, jump: impl Fn() -> Result<()>) -
     Ok(())
 }
 
+/// A hibernates, which `fail` sees fail; all must be well then, and be so after it is tried again.
+fn fail_and_hibernate(parameters: &Parameters, fail: fn(&Parameters) -> Result<()>) -> Result<()> {
+    let mut witnesses = witnesses(parameters)?;
+    witness::before(&mut witnesses)?;
+    console::report("ready", "to fail");
+    fail(parameters)?;
+    witness::verify(&mut witnesses)?;
+    console::report("unharmed", "yes");
+    witness::before(&mut witnesses)?;
+    kjump::run(&save::hibernate(parameters, &disk::image_disk()?))?;
+    witness::verify(&mut witnesses)
+}
+
+/// A jumps to B, which does not come back and does not save it either.
+fn break_down(parameters: &Parameters, append: &str) -> Result<()> {
+    let mut witnesses = witnesses(parameters)?;
+    witness::before(&mut witnesses)?;
+    console::report("ready", "to break down");
+    let image = disk::image_disk()?;
+    let append = format!("no_timer_check {append}");
+    kjump::run(&[
+        "hibernate",
+        "--image",
+        &image,
+        "--kernel",
+        kjump::KERNEL,
+        "--append",
+        &append,
+    ])?;
+    bail!("kjump hibernate returned")
+}
+
 /// A jumps to B, which cannot save it: its device has lost what A prepared there. So B comes back.
 fn save_fails(parameters: &Parameters) -> Result<()> {
     let image = disk::image_disk()?;
@@ -91,9 +137,6 @@ fn save_fails(parameters: &Parameters) -> Result<()> {
 
 /// C: makes sure that free memory holds nothing of value, and resumes A.
 fn resume(parameters: &Parameters) -> Result<()> {
-    // More than that, and there would be no room for the next kernel.
-    const KEPT_AT_MOST: u8 = 60;
-
     let percent = parameters.fill + parameters.churn;
     let kept = junk(percent.min(KEPT_AT_MOST))?;
     let dropped = junk(percent.saturating_sub(KEPT_AT_MOST))?;
@@ -109,6 +152,26 @@ fn resume(parameters: &Parameters) -> Result<()> {
     // be right by chance.
     ensure!(is_junk(&kept), "the junk changed");
     bail!("kjump resume returned")
+}
+
+/// C after a power cut: resumes A, or boots normally, which is to mount the file system and write to it.
+fn recover(parameters: &Parameters) -> Result<()> {
+    let junk = junk(parameters.fill.min(KEPT_AT_MOST))?;
+    let image = disk::image_disk()?;
+    let mut resume = vec!["resume", "--image", &image];
+    resume.extend(kjump::kernel_options(parameters));
+    let outcome = kjump::try_run(&resume, 0)?;
+    ensure!(is_junk(&junk), "the junk changed");
+    ensure!(
+        outcome.status == Some(1),
+        "kjump resume ended with {:?}: {}",
+        outcome.status,
+        outcome.output
+    );
+    console::report("booted", &outcome.output);
+    disk::mount_ext4(&disk::data_disk()?)?;
+    std::fs::write(format!("{}/by-c", disk::MOUNT_POINT), "C was here")?;
+    Ok(umount2(disk::MOUNT_POINT, MntFlags::empty())?)
 }
 
 /// So much of all memory, full of what no page of A's holds.

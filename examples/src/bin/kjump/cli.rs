@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use kjump::memory::DumpLevel;
-use kjump::window;
+use kjump::memory::image::Codec;
+use kjump::{Verify, window};
 
 /// Put a machine's whole memory aside and bring it back.
 ///
@@ -28,6 +29,9 @@ pub(crate) enum Verb {
         /// Print JSON: {"ready": bool, "findings": [{"check", "status", "detail", "remedy"}]}
         #[arg(long)]
         json: bool,
+        /// Say instead what would happen if this image were resumed now; "ready" then means that it can be
+        #[arg(long, value_name = "TARGET")]
+        image: Option<PathBuf>,
     },
     /// Load the kernel that saves this machine, without jumping to it
     ///
@@ -49,34 +53,19 @@ pub(crate) enum Verb {
     /// In the saving kernel: jump back into the machine, without power-off
     Back,
     /// In the saving kernel: write the machine's memory to an image
-    Save {
-        /// Block device that the machine prepared, a new file, or - for standard output
-        #[arg(long, value_name = "TARGET")]
-        image: PathBuf,
-        /// What to write: an image, or an ELF core that debuggers open too
-        #[arg(long, value_enum, default_value_t)]
-        format: SaveFormat,
-        /// Save free pages too, to look at what was freed; nothing needs them to resume
-        #[arg(long)]
-        keep_free: bool,
-        /// What a dump leaves out of a machine that panicked, as makedumpfile counts it: the sum of 1 for
-        /// pages of zeros, 2 for cache, 4 for all cache, 8 for memory of processes, 16 for free pages
-        /// [default: 17]
-        #[arg(short, long, value_name = "LEVEL")]
-        dump_level: Option<DumpLevel>,
-    },
-    /// Write a saved machine in another format: an ELF core that debuggers open
+    Save(Save),
+    /// Write a saved machine in another format: an ELF core that debuggers open, or an image
     ///
-    /// Free pages are left out, zero pages take no room, and the memory is as the machine saw it before
-    /// it jumped. `kjump restore` takes the core as well as the image.
-    Convert {
-        /// An image, an ELF core, or a dump of makedumpfile
-        input: PathBuf,
-        /// A new file, or - for standard output
-        output: PathBuf,
-        /// What to write
-        #[arg(long, value_enum, default_value_t)]
-        format: CoreFormat,
+    /// Free pages are left out and zero pages take no room. A core has the memory as the machine saw it
+    /// before it jumped. `kjump restore` takes the core as well as the image.
+    Convert(Convert),
+    /// Read an image through and check every byte of it
+    ///
+    /// Says what the image holds if all is right, and else what is damaged, with exit status 1.
+    Verify {
+        /// Block device or file that holds the image, or - for standard input
+        #[arg(value_name = "TARGET")]
+        image: PathBuf,
     },
     /// After a boot: check an image, and leave for the kernel that restores it
     ///
@@ -85,6 +74,14 @@ pub(crate) enum Verb {
     Resume(Resume),
     /// In the restoring kernel: write an image's memory back, and jump into it
     Restore(Restore),
+    /// Give an image up: it will never be resumed
+    Discard {
+        /// Block device or file that holds the image
+        target: PathBuf,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Say what an image or a core holds
     Inspect(Inspect),
     /// Write an initramfs that holds this very binary as /init, for the saving and restoring kernel
@@ -105,12 +102,58 @@ pub(crate) enum SaveFormat {
     Elf,
 }
 
-/// What a saved machine can be converted to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CoreFormat {
-    /// An ELF core of the memory as the machine saw it
-    #[default]
-    Elf,
+#[derive(Debug, Args)]
+pub(crate) struct Save {
+    /// Block device that the machine prepared, a new file, or - for standard output
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) image: PathBuf,
+    /// What to write: an image, or an ELF core that debuggers open too
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: SaveFormat,
+    #[command(flatten)]
+    pub(crate) packing: Packing,
+    /// Save free pages too, to look at what was freed; nothing needs them to resume
+    #[arg(long)]
+    pub(crate) keep_free: bool,
+    /// What a dump leaves out of a machine that panicked, as makedumpfile counts it: the sum of 1 for pages
+    /// of zeros, 2 for cache, 4 for all cache, 8 for memory of processes, 16 for free pages [default: 17]
+    #[arg(short, long, value_name = "LEVEL")]
+    pub(crate) dump_level: Option<DumpLevel>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// An image, an ELF core, or a dump of makedumpfile
+    pub(crate) input: PathBuf,
+    /// A new file, or - for standard output
+    pub(crate) output: PathBuf,
+    /// What to write
+    #[arg(long, value_enum, default_value = "elf")]
+    pub(crate) format: SaveFormat,
+    #[command(flatten)]
+    pub(crate) packing: Packing,
+    /// Write free pages too, if they are there
+    #[arg(long)]
+    pub(crate) keep_free: bool,
+}
+
+/// How an image is compressed.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Packing {
+    /// How to compress an image: none, lz4, zstd or zstd:LEVEL with a level from 1 to 19
+    #[arg(long, value_name = "CODEC", default_value_t)]
+    pub(crate) codec: Codec,
+    /// How many threads do it [default: as many as there are CPUs and memory for]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub(crate) threads: Option<usize>,
+}
+
+/// A number of threads.
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=1024) => Ok(threads),
+        _ => Err("it is a number from 1 to 1024".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -148,9 +191,15 @@ pub(crate) struct LoadOptions {
     /// Memory that the kernel lives in: SIZE or SIZE@ADDRESS, such as 96M or 128M@0x10000000
     #[arg(long, value_name = "WINDOW", default_value_t)]
     pub(crate) window: window::Request,
+    #[command(flatten)]
+    pub(crate) packing: Packing,
     /// Save free pages too, to look at what was freed; nothing needs them to resume
     #[arg(long)]
     pub(crate) keep_free: bool,
+    /// Do not look whether this mounted device is used before the machine is resumed, which would
+    /// destroy what is on it: for what the saving kernel cannot read
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) allow_unread: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -160,6 +209,19 @@ pub(crate) struct Resume {
     /// Block device or file that holds the image
     #[arg(long, value_name = "TARGET")]
     pub(crate) image: PathBuf,
+    /// How much of an image to check before the first byte of memory is written: index or full
+    ///
+    /// By default memory is checked as it is read, and nothing is jumped to unless all of it was right.
+    #[arg(long, value_name = "EXTENT", default_value = "index")]
+    pub(crate) verify: Verify,
+    /// Resume an image that was resumed already, or could not be three times. The machine in it then
+    /// wakes up as of back then: what it has open since, and all that talked to it, is out of step, and
+    /// the moment it writes to anything that went on without it, that is destroyed
+    #[arg(long)]
+    pub(crate) force_again: bool,
+    /// Take another kernel than the one that saved the machine
+    #[arg(long)]
+    pub(crate) other_kernel: bool,
     /// Check and plan everything, print the plan, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -174,6 +236,14 @@ pub(crate) struct Restore {
     /// [default: /dev/oldmem if the kernel has it, else /dev/mem]
     #[arg(long, value_name = "MEMORY")]
     pub(crate) target: Option<PathBuf>,
+    /// How much of an image to check before the first byte of memory is written: index or full
+    ///
+    /// By default memory is checked as it is read, and nothing is jumped to unless all of it was right.
+    #[arg(long, value_name = "EXTENT", default_value = "index")]
+    pub(crate) verify: Verify,
+    /// Restore an image that was resumed already; see `kjump resume --help`
+    #[arg(long)]
+    pub(crate) force_again: bool,
     /// Check everything and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -186,8 +256,9 @@ pub(crate) struct Inspect {
     /// Print JSON
     ///
     /// {"format", "resumable", "reason", "kernel_release", "build_id", "id", "paging", "window",
-    /// "uptime_seconds", "pages": {"total", "data", "zero", "free"}, "pages_reason", "ranges": [{"start",
-    /// "end"}]}. Addresses are in bytes, ends lie behind the last byte, and pages have 4 KiB. What is
+    /// "uptime_seconds", "pages": {"total", "data", "zero", "free"}, "pages_reason", "stored": {"bytes",
+    /// "data_bytes", "stored_bytes", "chunks": {"none", "lz4", "zstd"}, "phases": [{"name",
+    /// "seconds"}]}, "ranges": [{"start", "end"}]}. Addresses are in bytes, ends lie behind the last byte, and pages have 4 KiB. What is
     /// not known is null.
     #[arg(long)]
     pub(crate) json: bool,

@@ -6,24 +6,90 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result};
-use kjump::memory::image::Layout;
-use kjump::memory::{ReadFile, SavedFile};
+use kjump::memory::elf::CoreWriteError;
+use kjump::memory::image::{Layout, Sink, Stream};
+use kjump::memory::{LeaveOut, ReadFile, SavedFile};
+use kjump::{DeviceSink, Progress};
 
+use crate::cli::{Convert, SaveFormat};
 use crate::report::{self, Meter, say};
+use crate::save::{self, How};
 
 /// `kjump convert`
-pub(crate) fn run(input: &Path, output: &Path) -> Result<()> {
+pub(crate) fn run(convert: &Convert) -> Result<()> {
+    let (input, output) = (&convert.input, &convert.output);
     let file = open(input)?;
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let classes = file
+    let packing = convert.packing;
+    let how = How::new(
+        convert.format,
+        packing.codec,
+        packing.threads,
+        convert.keep_free,
+    );
+    let is_stream = output == Path::new("-");
+    match how.format {
+        SaveFormat::Kjump if is_stream => {
+            write_image(&file, &Stream::new(io::stdout()), how, &mut |_| {})
+        }
+        SaveFormat::Kjump => {
+            create(output)?;
+            let sink = DeviceSink::open(output)
+                .with_context(|| format!("cannot write {}", output.display()))?;
+            let mut meter = Meter::new("writing");
+            let written = write_image(&file, &sink, how, &mut |at| meter.update(at));
+            if written.is_err() {
+                // It is no image, and was made here.
+                let _ = std::fs::remove_file(output);
+            }
+            written.with_context(|| format!("cannot write {}", output.display()))?;
+            meter.finish("wrote");
+            Ok(())
+        }
+        SaveFormat::Elf => write_core(&file, convert, how.leave_out, is_stream),
+    }
+}
+
+/// Writes the machine in `file` as an image.
+fn write_image(
+    file: &SavedFile,
+    sink: &impl Sink,
+    how: How,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    let phases = file.stored.as_ref().map(|stored| stored.phases.clone());
+    let phases = &mut || phases.clone().unwrap_or_default();
+    let written = file
         .machine
-        .classify(threads)
-        .with_context(|| format!("cannot look through the pages of {}", input.display()))?;
+        .write_image(sink, how.options, how.leave_out, phases, progress)?;
+    if sink.can_seek() {
+        save::tell(&written);
+    }
+    Ok(())
+}
+
+/// Writes the machine in `file` as a core.
+fn write_core(
+    file: &SavedFile,
+    convert: &Convert,
+    leave_out: LeaveOut,
+    is_stream: bool,
+) -> Result<()> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let classes = file.machine.classify(threads).with_context(|| {
+        format!(
+            "cannot look through the pages of {}",
+            convert.input.display()
+        )
+    })?;
+    let classes = match leave_out {
+        LeaveOut::Free => classes,
+        LeaveOut::Nothing => classes.keep_free(),
+    };
     let (memory, core) = file
         .machine
         .core(Layout::Seen, &classes)
         .map_err(|error| anyhow::anyhow!("{error}"))?;
-    if output == Path::new("-") {
+    if is_stream {
         let mut output = io::stdout().lock();
         core.write(&memory, &mut output, &mut |_| {})?;
         return Ok(output.flush()?);
@@ -37,18 +103,18 @@ pub(crate) fn run(input: &Path, output: &Path) -> Result<()> {
         report::size(counts.free),
         report::size(counts.zero)
     );
-    let mut target = File::create_new(output)
-        .with_context(|| format!("cannot make the file {}", output.display()))?;
+    let mut target = create(&convert.output)?;
     let mut meter = Meter::new("writing");
     core.write(&memory, &mut target, &mut |at| meter.update(at))
-        .and_then(|()| {
-            target
-                .sync_all()
-                .map_err(kjump::memory::elf::CoreWriteError::Write)
-        })
-        .with_context(|| format!("cannot write {}", output.display()))?;
+        .and_then(|()| target.sync_all().map_err(CoreWriteError::Write))
+        .with_context(|| format!("cannot write {}", convert.output.display()))?;
     meter.finish("wrote");
     Ok(())
+}
+
+/// A new file.
+fn create(path: &Path) -> Result<File> {
+    File::create_new(path).with_context(|| format!("cannot make the file {}", path.display()))
 }
 
 /// Opens a file that holds a machine, whatever its format.

@@ -1,14 +1,32 @@
 //! Can this machine do it?
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use kjump::doctor::{Finding, examine, is_ready};
+use kjump::doctor::{Finding, examine, examine_image, is_ready};
 use serde_json::json;
 
+use crate::report::plain;
+
 /// `kjump doctor`
-pub(crate) fn run(as_json: bool) -> Result<ExitCode> {
-    let findings = examine();
+pub(crate) fn run(as_json: bool, image: Option<&Path>) -> Result<ExitCode> {
+    let (findings, verdicts) = match image {
+        Some(image) => (
+            examine_image(image),
+            [
+                "yes: this image can be resumed",
+                "no: this image cannot be resumed",
+            ],
+        ),
+        None => (
+            examine(),
+            [
+                "yes: this machine can hibernate",
+                "no: this machine cannot hibernate",
+            ],
+        ),
+    };
     let ready = is_ready(&findings);
     if as_json {
         println!("{:#}", to_json(&findings));
@@ -17,21 +35,14 @@ pub(crate) fn run(as_json: bool) -> Result<ExitCode> {
             println!(
                 "{:<9} {}: {}",
                 finding.status.to_string(),
-                finding.check,
-                finding.detail
+                plain(&finding.check),
+                plain(&finding.detail)
             );
             if let Some(remedy) = &finding.remedy {
                 println!("{:<9} -> {remedy}", "");
             }
         }
-        println!(
-            "{}",
-            if ready {
-                "yes: this machine can hibernate"
-            } else {
-                "no: this machine cannot hibernate"
-            }
-        );
+        println!("{}", verdicts[usize::from(!ready)]);
     }
     Ok(if ready {
         ExitCode::SUCCESS

@@ -11,7 +11,6 @@ use kjump::memory::DumpLevel;
 
 use crate::cli::SaveFormat;
 use crate::report::{self, Meter, say};
-use crate::save::StandardOutput;
 
 /// What is left out unless something else is asked for: what holds nothing.
 const USUAL: &str = "17";
@@ -30,7 +29,7 @@ pub(crate) fn run(path: &Path, format: SaveFormat, level: Option<DumpLevel>) -> 
     let crashed = Crashed::find()?;
     let classes = crashed.classify(level)?;
     if path == Path::new("-") {
-        let mut output = StandardOutput(io::stdout().lock());
+        let mut output = io::stdout().lock();
         return Ok(crashed.write_core(path, &mut output, &classes, &mut |_| {})?);
     }
     let release = crashed
@@ -63,6 +62,8 @@ pub(crate) fn run(path: &Path, format: SaveFormat, level: Option<DumpLevel>) -> 
         .with_context(|| format!("cannot make the file {}", path.display()))?;
     let mut meter = Meter::new("saving");
     crashed.write_core(path, &mut file, &classes, &mut |at| meter.update(at))?;
+    file.sync_all()
+        .with_context(|| format!("cannot write {}", path.display()))?;
     meter.finish("saved");
     Ok(())
 }

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use kjump::sys::{KernelState, LoadFlags};
-use kjump::{Error, Hibernation, ImageTarget, Outcome, Prepared, machine};
+use kjump::{
+    Departure, Error, Hibernation, ImageTarget, Measure, Outcome, Prepared, machine, volumes,
+};
 
 use crate::cli::{Load, LoadOptions};
 use crate::report::{self, say, size};
@@ -14,17 +16,32 @@ use crate::role::{self, Role};
 fn with_plan<T>(
     options: &LoadOptions,
     image: Option<&Path>,
+    measure: &Measure,
     then: impl FnOnce(&Prepared<'_>) -> Result<T>,
 ) -> Result<T> {
-    let machine = machine::read()?;
+    let mut machine = machine::read()?;
+    volumes::exempt(&mut machine.volumes, &options.allow_unread)?;
     let role = if image.is_some() {
         Role::Save
     } else {
         Role::Back
     };
     let mut files = role::files(&options.kernel, &machine.release, role, image)?;
+    let departure = measure.departure(None);
+    files
+        .append
+        .push_str(&format!(" {}={departure}", Role::CLOCK_KEY));
     if options.keep_free {
         files.append.push_str(&format!(" {}=keep", Role::FREE_KEY));
+    }
+    let packing = options.packing;
+    files
+        .append
+        .push_str(&format!(" {}={}", Role::CODEC_KEY, packing.codec));
+    if let Some(threads) = packing.threads {
+        files
+            .append
+            .push_str(&format!(" {}={threads}", Role::THREADS_KEY));
     }
     let hibernation = Hibernation {
         machine: &machine,
@@ -54,9 +71,9 @@ fn load_and_prepare(prepared: &Prepared<'_>, target: Option<ImageTarget>) -> Res
 }
 
 /// `kjump load`
-pub(crate) fn load(load: &Load) -> Result<()> {
+pub(crate) fn load(load: &Load, measure: &Measure) -> Result<()> {
     let image = load.image.as_deref();
-    with_plan(&load.options, image, |prepared| {
+    with_plan(&load.options, image, measure, |prepared| {
         let target = image.map(|image| claim(image, prepared)).transpose()?;
         load_and_prepare(prepared, target)?;
         say!("loaded into the window {}", prepared.identity.window);
@@ -81,8 +98,13 @@ fn jump_there_and_back() -> Result<()> {
 }
 
 /// `kjump hibernate`
-pub(crate) fn hibernate(options: &LoadOptions, image: &Path, dry_run: bool) -> Result<()> {
-    let identity = with_plan(options, Some(image), |prepared| {
+pub(crate) fn hibernate(
+    options: &LoadOptions,
+    image: &Path,
+    dry_run: bool,
+    measure: &Measure,
+) -> Result<()> {
+    let identity = with_plan(options, Some(image), measure, |prepared| {
         let target = claim(image, prepared)?;
         if dry_run {
             println!("{}", prepared.plan);
@@ -99,10 +121,19 @@ pub(crate) fn hibernate(options: &LoadOptions, image: &Path, dry_run: bool) -> R
     let Some(identity) = identity else {
         return Ok(());
     };
+    let departure = measure.departure(None);
     jump_there_and_back()?;
     match ImageTarget::outcome(image, &identity)? {
-        Outcome::Resumed => say!("resumed"),
+        Outcome::Resumed => say!("resumed{}", since_power_on(&departure)),
         Outcome::NotSaved(reason) => bail!(Error::NotSaved { reason }),
     }
     Ok(())
+}
+
+/// For how long the machine is on again, in words.
+fn since_power_on(departure: &Departure) -> String {
+    match departure.on_for() {
+        Some(on) => format!(" {:.1} s after power on", on.as_secs_f64()),
+        None => String::new(),
+    }
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,15 @@ use nix::mount::{MsFlags, mount};
 use crate::cli::SaveFormat;
 use crate::report::{self, say};
 use crate::role::Role;
-use crate::{restore, save};
+use crate::save::How;
+use crate::stopwatch::Stopwatch;
+use crate::{patience, restore, save};
 
 /// How long a device may take to appear: disks are found while init already runs.
 const DEVICE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The longest pause between two looks for it.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether this is the init of a kernel, and not the first process of a container, which is process 1
 /// too.
@@ -29,12 +35,19 @@ pub(crate) fn is_init() -> bool {
 
 /// Plays the role, and ends with the machine elsewhere or off.
 pub(crate) fn run() -> ! {
+    // A machine that was saved is off. One that could not be restored boots again, and may try once more.
+    let mut end = RebootCommand::PowerOff;
     if let Err(error) = mount_all().and_then(|()| play()) {
         report::error(&error);
+        let line = machine::command_line().unwrap_or_default();
+        if Role::from_command_line(&line) == Some(Role::Restore) {
+            say!("the machine was not restored; booting again");
+            end = RebootCommand::Restart;
+        }
     }
-    // Nothing is left to do here: what could not be saved or restored is on the console above.
+    report::drain();
     nix::unistd::sync();
-    if let Err(error) = reboot(RebootCommand::PowerOff) {
+    if let Err(error) = reboot(end) {
         report::error(&error.into());
     }
     loop {
@@ -58,23 +71,28 @@ fn mount_all() -> Result<()> {
 }
 
 fn play() -> Result<()> {
+    let line = machine::command_line()?;
+    let mut stopwatch = Stopwatch::of_boot(&line);
     say!(
         "{} CPUs",
         thread::available_parallelism().map_or(1, usize::from)
     );
-    let line = machine::command_line()?;
+    patience::begin(&line);
     let role = Role::from_command_line(&line)
         .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
     match role {
         Role::Save => match Sleeper::find() {
-            Ok(sleeper) => save_or_go_back(&sleeper, &line),
+            Ok(sleeper) => save_or_go_back(&sleeper, &line, &mut stopwatch),
             Err(error) => Err(error.into()),
         },
         Role::Restore => {
             let id = CommandLine::value(&line, Role::ID_KEY)
                 .and_then(ImageId::from_hex)
                 .ok_or_else(|| anyhow!("no image: {}= is missing or wrong", Role::ID_KEY))?;
-            restore::restore_by_id(&find(&line, id)?, id)
+            let verify = parameter(&line, Role::VERIFY_KEY)?.unwrap_or_default();
+            let again = CommandLine::value(&line, Role::FORCE_KEY) == Some("again");
+            let restoration = restore::open_by_id(&find(&line, id)?, id, again)?;
+            restore::restore_memory(restoration, verify, stopwatch)
         }
         Role::Back => match save::back()? {},
     }
@@ -82,17 +100,25 @@ fn play() -> Result<()> {
 
 /// Saves the machine. If that fails, or panics, the machine goes on, and finds the reason where its
 /// image was to be.
-fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
+fn save_or_go_back(sleeper: &Sleeper, line: &str, stopwatch: &mut Stopwatch) -> Result<()> {
     let target = find(line, sleeper.identity().id);
     let keep_free = CommandLine::value(line, Role::FREE_KEY) == Some("keep");
-    let save = || match &target {
-        Ok(path) => save::save(sleeper, path, SaveFormat::Kjump, keep_free),
-        Err(error) => bail!("{error:#}"),
+    let save = || {
+        let codec = parameter(line, Role::CODEC_KEY)?.unwrap_or_default();
+        let threads = parameter(line, Role::THREADS_KEY)?;
+        let how = How::new(SaveFormat::Kjump, codec, threads, keep_free);
+        match &target {
+            Ok(path) => save::save(sleeper, path, how, &mut || stopwatch.after("save")),
+            Err(error) => bail!("{error:#}"),
+        }
     };
     // Nothing that a panic could have left half done is used after.
     let saved = catch_unwind(AssertUnwindSafe(save))
         .unwrap_or_else(|_| Err(anyhow!("the saving program panicked")));
-    let Err(error) = saved else { return Ok(()) };
+    let Err(error) = saved else {
+        stopwatch.report();
+        return Ok(());
+    };
     report::error(&error);
     if let Ok(path) = &target
         && let Err(error) = sleeper.record_failure(path, &format!("{error:#}"))
@@ -101,8 +127,23 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str) -> Result<()> {
     }
     say!("jumping back");
     report::drain();
+    patience::end();
     let never: Infallible = sleeper.jump_back()?;
     match never {}
+}
+
+/// What the command line says for `key`, if it says anything.
+fn parameter<T: FromStr>(line: &str, key: &str) -> Result<Option<T>>
+where
+    T::Err: std::fmt::Display,
+{
+    let Some(value) = CommandLine::value(line, key) else {
+        return Ok(None);
+    };
+    match value.parse() {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => bail!("{key}={value} on the kernel command line: {error}"),
+    }
 }
 
 /// The device that holds the image `id`, or is to, when it has appeared. Its name may not be the one that
@@ -112,10 +153,12 @@ fn find(line: &str, id: ImageId) -> Result<PathBuf> {
         .map(PathBuf::from)
         .ok_or_else(|| anyhow!("no image: {}= is missing", Role::IMAGE_KEY))?;
     let limit = Instant::now() + DEVICE_LIMIT;
+    let mut pause = Duration::from_millis(1);
     loop {
         match find_image(&path, id) {
-            Err(_) if Instant::now() < limit => thread::sleep(Duration::from_millis(50)),
+            Err(_) if Instant::now() < limit => thread::sleep(pause),
             found => return Ok(found?),
         }
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

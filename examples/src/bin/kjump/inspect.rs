@@ -6,9 +6,10 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use kjump::PhysRange;
-use kjump::memory::image::{Header, Identity};
+use kjump::memory::image::{CodecKind, Header, Identity};
 use kjump::memory::{
     Classes, FileError, Format, Memory as _, PAGE_SIZE, PageClass, RangeMap, ReadFile, SavedFile,
+    Stored,
 };
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use crate::convert;
 use crate::map::svg::Svg;
 use crate::map::text::Text;
 use crate::map::{self, Map, Subject};
-use crate::report::{plain, say, size};
+use crate::report::{self, plain, say, size};
 
 /// What is known of a file.
 struct Facts {
@@ -29,6 +30,8 @@ struct Facts {
     build_id: Option<String>,
     /// Where the kernel's image lies.
     kernel: Option<PhysRange>,
+    /// How an image stores the memory.
+    stored: Option<Stored>,
     /// The memory in the file.
     ranges: RangeMap<()>,
     memory: MemoryFacts,
@@ -148,7 +151,11 @@ fn facts(path: &Path) -> Result<Facts> {
             .map(str::to_owned)
             .or_else(|| identity.map(Identity::build_id_hex)),
         kernel: info.and_then(map::kernel_image),
-        ranges: machine.memory().contents().filter_map(|_| Some(())),
+        stored: file.stored.clone(),
+        ranges: machine
+            .memory()
+            .contents()
+            .filter_map(|class| (*class != PageClass::Free).then_some(())),
         memory: MemoryFacts::of(&file),
         identity: identity.cloned(),
     })
@@ -170,6 +177,7 @@ fn header_facts(path: &Path) -> Option<Facts> {
         build_id: Some(identity.build_id_hex()),
         identity: Some(identity),
         kernel: None,
+        stored: None,
         ranges: RangeMap::new(),
         memory: MemoryFacts::unknown(reason),
     })
@@ -218,6 +226,18 @@ fn print(facts: &Facts, each_range: bool) {
         }
         Err(reason) => line("pages", &format!("unknown: {reason}")),
     }
+    if let Some(Stored {
+        totals,
+        size,
+        phases,
+    }) = &facts.stored
+    {
+        if !phases.is_empty() {
+            line("took", &phases.to_string());
+        }
+        line("stored", &report::stored(totals));
+        line("image", &report::size(*size));
+    }
     line("memory", &size(facts.ranges.bytes()));
     if each_range {
         for range in facts.ranges.ranges() {
@@ -263,6 +283,19 @@ fn to_json(facts: &Facts) -> Value {
         "uptime_seconds": facts.memory.uptime,
         "pages": pages.as_ref().ok(),
         "pages_reason": pages.as_ref().err().copied().or(facts.memory.unsure.as_ref()),
+        "stored": facts.stored.as_ref().map(|Stored { totals, size, phases }| json!({
+            "phases": phases
+                .iter()
+                .map(|(name, took)| json!({ "name": name, "seconds": took.as_secs_f64() }))
+                .collect::<Vec<_>>(),
+            "bytes": size,
+            "data_bytes": totals.data_bytes(),
+            "stored_bytes": totals.stored,
+            "chunks": CodecKind::ALL
+                .into_iter()
+                .map(|codec| (codec.to_string(), json!(totals.chunks_by(codec))))
+                .collect::<serde_json::Map<_, _>>(),
+        })),
         "ranges": facts.ranges.ranges().map(range_json).collect::<Vec<_>>(),
     })
 }
@@ -289,6 +322,7 @@ mod tests {
 
     fn facts(memory: MemoryFacts) -> Facts {
         Facts {
+            stored: None,
             format: "elf".to_owned(),
             state: None,
             identity: None,

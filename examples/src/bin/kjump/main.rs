@@ -6,33 +6,38 @@
 
 mod cli;
 mod convert;
+mod discard;
 mod doctor;
 mod dump;
 mod hibernate;
 mod init;
 mod inspect;
 mod map;
+mod patience;
 mod report;
 mod restore;
 mod resume;
 mod role;
 mod save;
+mod stopwatch;
+mod verify;
 
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Parser;
-use kjump::Crashed;
+use kjump::{Crashed, Measure};
 
-use cli::{Cli, CoreFormat, Verb};
+use cli::{Cli, Verb};
 
 fn main() -> ExitCode {
     if init::is_init() {
         init::run();
     }
+    let measure = Measure::start();
     let cli = Cli::parse();
     cli.check();
-    match run(cli.verb) {
+    match run(cli.verb, &measure) {
         Ok(code) => code,
         Err(error) => {
             report::error(&error);
@@ -41,36 +46,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Doctor { json } => return doctor::run(json),
-        Verb::Load(load) => hibernate::load(&load)?,
+        Verb::Doctor { json, image } => return doctor::run(json, image.as_deref()),
+        Verb::Load(load) => hibernate::load(&load, measure)?,
         Verb::Hibernate {
             load,
             image,
             dry_run,
-        } => hibernate::hibernate(&load, &image, dry_run)?,
+        } => hibernate::hibernate(&load, &image, dry_run, measure)?,
         Verb::Jump => hibernate::jump()?,
         Verb::Back => match save::back()? {},
-        Verb::Save {
-            image,
-            format,
-            keep_free,
-            dump_level,
-        } => match (Crashed::is_here(), dump_level) {
-            (true, level) => dump::run(&image, format, level)?,
+        Verb::Save(save) => match (Crashed::is_here(), save.dump_level) {
+            (true, level) => dump::run(&save.image, save.format, level)?,
             (false, Some(level)) => bail!(
                 "dump level {level} is for machines that panicked: one that is to go on is saved whole"
             ),
-            (false, None) => save::run(&image, format, keep_free)?,
+            (false, None) => save::run(&save)?,
         },
-        Verb::Convert {
-            input,
-            output,
-            format: CoreFormat::Elf,
-        } => convert::run(&input, &output)?,
-        Verb::Resume(resume) => resume::run(&resume)?,
+        Verb::Convert(convert) => convert::run(&convert)?,
+        Verb::Verify { image } => verify::run(&image)?,
+        Verb::Resume(resume) => resume::run(&resume, measure)?,
         Verb::Restore(restore) => restore::run(&restore)?,
+        Verb::Discard { target, yes } => discard::run(&target, yes)?,
         Verb::Inspect(options) => inspect::run(&options)?,
         Verb::Initramfs { out } => role::write_initramfs(&out)?,
     }

@@ -4,6 +4,9 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use kjump::Progress;
+use kjump::memory::image::{CodecKind, Totals};
+
+use crate::patience;
 
 /// Prints a line.
 macro_rules! say {
@@ -51,6 +54,23 @@ fn human(mut value: f64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
+/// How the data in an image is stored.
+pub(crate) fn stored(totals: &Totals) -> String {
+    let data = totals.data_bytes();
+    let chunks: Vec<String> = CodecKind::ALL
+        .into_iter()
+        .map(|codec| (codec, totals.chunks_by(codec)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(codec, count)| format!("{count} by {codec}"))
+        .collect();
+    let ratio = data as f64 / totals.stored.max(1) as f64;
+    let mut text = format!("{} of data take {}", size(data), size(totals.stored));
+    if !chunks.is_empty() {
+        text += &format!(" ({ratio:.2} to 1; chunks: {})", chunks.join(", "));
+    }
+    text
+}
+
 /// How much memory this process has had resident at most, in KiB (`VmHWM`, proc_pid_status(5)).
 pub(crate) fn peak_memory_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -87,6 +107,7 @@ impl Meter {
     /// To be called as the work goes on.
     pub(crate) fn update(&mut self, at: Progress) {
         self.total = at.total;
+        patience::work_goes_on();
         let pause = if self.terminal { 200 } else { 2000 };
         if self.shown.elapsed() < Duration::from_millis(pause) || at.done == 0 {
             return;

@@ -4,17 +4,22 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use kjump::memory::image::ImageId;
-use kjump::{Restoration, memory_device, open_memory};
+use kjump::{Restoration, Verify, memory_device, open_memory};
 
 use crate::cli;
+use crate::patience;
 use crate::report::{self, Meter, say, size};
+use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
-    let restoration = Restoration::open(&restore.image)?;
+    let restoration = open(&restore.image, restore.force_again)?;
     let target = restore.target.as_deref().unwrap_or_else(|| memory_device());
     if !restore.dry_run {
-        return self::restore(restoration, target);
+        return self::restore(restoration, target, restore.verify, None);
+    }
+    if restore.verify == Verify::Full {
+        verify(&restoration)?;
     }
     let summary = restoration.check(open_memory(target)?.as_ref())?;
     say!(
@@ -25,26 +30,52 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     Ok(())
 }
 
-/// Restores the image with this id, and jumps into it.
-pub(crate) fn restore_by_id(image: &Path, id: ImageId) -> Result<()> {
-    let restoration = Restoration::open(image)?;
+/// Opens the image with this id, or one that was resumed already if that is asked for.
+pub(crate) fn open_by_id(image: &Path, id: ImageId, again: bool) -> Result<Restoration> {
+    let restoration = open(image, again)?;
     let found = restoration.identity().id;
     ensure!(
         found == id,
         "{} holds the image {found}, and {id} was to be restored: is the device another one here?",
         image.display()
     );
-    restore(restoration, memory_device())
+    Ok(restoration)
+}
+
+/// Restores an image to memory, and jumps into it.
+pub(crate) fn restore_memory(
+    restoration: Restoration,
+    verify: Verify,
+    stopwatch: Stopwatch,
+) -> Result<()> {
+    restore(restoration, memory_device(), verify, Some(stopwatch))
+}
+
+/// Opens an image, or one that was resumed already if that is asked for.
+fn open(image: &Path, again: bool) -> Result<Restoration> {
+    Ok(if again {
+        Restoration::open_again(image)?
+    } else {
+        Restoration::open(image)?
+    })
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.
-fn restore(restoration: Restoration, target: &Path) -> Result<()> {
+fn restore(
+    restoration: Restoration,
+    target: &Path,
+    verify: Verify,
+    stopwatch: Option<Stopwatch>,
+) -> Result<()> {
     let memory = open_memory(target)?;
     let release = &restoration.identity().release;
     say!("restoring {release} to {}", target.display());
     let is_memory = memory.is_memory();
     if is_memory && !restoration.is_image() {
         say!("this is a core, which nobody marks as resumed: never restore it a second time");
+    }
+    if verify == Verify::Full {
+        self::verify(&restoration)?;
     }
     let mut meter = Meter::new("restoring");
     let restored = restoration.restore(memory, &mut |at| meter.update(at))?;
@@ -53,7 +84,20 @@ fn restore(restoration: Restoration, target: &Path) -> Result<()> {
         return Ok(());
     }
     say!("memory restored");
+    if let Some(mut stopwatch) = stopwatch {
+        stopwatch.lap("restore");
+        stopwatch.report();
+    }
     say!("jumping back");
     report::drain();
+    patience::end();
     match restored.jump_back()? {}
+}
+
+/// Checks all of the image.
+fn verify(restoration: &Restoration) -> Result<()> {
+    let mut meter = Meter::new("verifying");
+    restoration.verify(&mut |at| meter.update(at))?;
+    meter.finish("verified");
+    Ok(())
 }

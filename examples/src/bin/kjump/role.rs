@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use goblin::elf::Elf;
 use goblin::elf::program_header::PT_INTERP;
 use kjump::initramfs::{Archive, DeviceKind, gzip};
-use kjump::{CommandLine, Kernel, machine};
+use kjump::{Calibration, CommandLine, Kernel, machine};
 
 use crate::cli::KernelOptions;
 
@@ -29,8 +29,21 @@ impl Role {
     /// Which image is to be restored: device names may differ from one kernel to the next.
     pub(crate) const ID_KEY: &str = "kjump.id";
 
+    /// When the kernel before began to leave, as a [`Departure`](kjump::Departure).
+    pub(crate) const CLOCK_KEY: &str = "kjump.clock";
+
+    /// Whether an image is restored that was resumed already: `again`, or not.
+    pub(crate) const FORCE_KEY: &str = "kjump.force";
+
     /// Whether the pages that were free are saved too: `keep`, or not.
     pub(crate) const FREE_KEY: &str = "kjump.free";
+
+    /// How the image is compressed, and by how many threads.
+    pub(crate) const CODEC_KEY: &str = "kjump.codec";
+    pub(crate) const THREADS_KEY: &str = "kjump.threads";
+
+    /// How much of the image is checked before memory is written: `index` or `full`.
+    pub(crate) const VERIFY_KEY: &str = "kjump.verify";
 
     pub(crate) const ALL: [Self; 3] = [Self::Save, Self::Restore, Self::Back];
 
@@ -53,6 +66,8 @@ impl Role {
 pub(crate) struct Files {
     path: PathBuf,
     kernel: Vec<u8>,
+    /// What the kernel unpacks itself to.
+    vmlinux: Option<Vec<u8>>,
     pub(crate) initramfs: Vec<u8>,
     pub(crate) append: String,
 }
@@ -60,7 +75,12 @@ pub(crate) struct Files {
 impl Files {
     /// The kernel.
     pub(crate) fn kernel(&self) -> Result<Kernel<'_>> {
-        Kernel::parse(&self.kernel).with_context(|| format!("cannot load {}", self.path.display()))
+        Kernel::parse(&self.kernel)
+            .and_then(|kernel| match &self.vmlinux {
+                Some(vmlinux) => kernel.with_vmlinux(vmlinux),
+                None => Ok(kernel),
+            })
+            .with_context(|| format!("cannot load {}", self.path.display()))
     }
 }
 
@@ -84,16 +104,26 @@ pub(crate) fn files(
             .with_context(|| format!("cannot read the initramfs {}", path.display()))?,
         None => own_initramfs()?,
     };
+    let (vmlinux, same_release) = match Kernel::parse(&kernel) {
+        // A kernel of the running one's release has its clocks tick as that has.
+        Ok(kernel) => (kernel.unpack(), kernel.release() == Some(release)),
+        // This will be told when it is to be loaded.
+        Err(_) => (None, false),
+    };
+    let clocks = Calibration::read().parameters(same_release);
+    let more = format!("{clocks} {}", options.append);
     Ok(Files {
         path,
         kernel,
+        vmlinux,
         initramfs,
-        append: append(role, image, &machine::command_line()?, &options.append)?,
+        append: append(role, image, &machine::command_line()?, &more)?,
     })
 }
 
 /// What the command line of a kernel in `role` has besides what makes it work. A panic must not leave
-/// the machine standing there.
+/// the machine standing there. Of what the kernel itself has to say, errors are shown and nothing below:
+/// on a serial line, all of it takes longer than the rest of the boot.
 fn append(role: Role, image: Option<&Path>, running: &str, more: &str) -> Result<String> {
     let mut line = CommandLine::new();
     for parameter in CommandLine::parameters(running) {
@@ -102,7 +132,7 @@ fn append(role: Role, image: Option<&Path>, running: &str, more: &str) -> Result
             line.append(parameter);
         }
     }
-    line.append("panic=10")
+    line.append("quiet panic=10")
         .append(&format!("{}={}", Role::KEY, role.name()));
     if let Some(image) = image {
         let image = image
@@ -171,7 +201,7 @@ mod tests {
         let image = Path::new("/dev/vdb");
         for role in Role::ALL {
             let line = append(role, Some(image), running, "loglevel=7").unwrap();
-            assert!(line.starts_with("console=tty0 console=ttyS0,115200 panic=10 "));
+            assert!(line.starts_with("console=tty0 console=ttyS0,115200 quiet panic=10 "));
             assert!(line.ends_with(" kjump.image=/dev/vdb loglevel=7"));
             assert_eq!(Role::from_command_line(&line), Some(role));
         }

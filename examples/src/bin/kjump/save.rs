@@ -2,123 +2,174 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use kjump::memory::Classes;
-use kjump::memory::image::Sink;
-use kjump::{Progress, Sleeper};
+use kjump::memory::image::{Codec, Options, Stream};
+use kjump::memory::{Classes, Counts, LeaveOut, Phases, Written};
+use kjump::{Sleeper, threads_for};
 
-use crate::cli::SaveFormat;
+use crate::cli::{self, SaveFormat};
+use crate::patience;
 use crate::report::{self, Meter, say};
 
+/// What is saved, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    pub(crate) format: SaveFormat,
+    pub(crate) options: Options,
+    pub(crate) leave_out: LeaveOut,
+}
+
+impl How {
+    /// With this codec, and as many threads as are asked for, or as there are CPUs and memory for.
+    pub(crate) fn new(
+        format: SaveFormat,
+        codec: Codec,
+        threads: Option<usize>,
+        keep_free: bool,
+    ) -> Self {
+        Self {
+            format,
+            options: Options {
+                codec,
+                threads: threads.unwrap_or_else(|| threads_for(codec)),
+            },
+            leave_out: if keep_free {
+                LeaveOut::Nothing
+            } else {
+                LeaveOut::Free
+            },
+        }
+    }
+}
+
 /// `kjump save`
-pub(crate) fn run(image: &Path, format: SaveFormat, keep_free: bool) -> Result<()> {
-    save(&Sleeper::find()?, image, format, keep_free)
+pub(crate) fn run(save: &cli::Save) -> Result<()> {
+    let packing = save.packing;
+    let how = How::new(save.format, packing.codec, packing.threads, save.keep_free);
+    self::save(&Sleeper::find()?, &save.image, how, &mut Phases::new)
 }
 
 /// Saves the machine to a device that it prepared, to a new file, or to standard output.
+///
+/// `phases` is asked how long everything took, when all memory is written.
 pub(crate) fn save(
     sleeper: &Sleeper,
     image: &Path,
-    format: SaveFormat,
-    keep_free: bool,
+    how: How,
+    phases: &mut dyn FnMut() -> Phases,
 ) -> Result<()> {
     if image == Path::new("-") {
         // Standard output is the image, so nothing else is said there.
-        let classes = classify(sleeper, keep_free)?;
-        let mut output = StandardOutput(io::stdout().lock());
-        return write(sleeper, image, &mut output, format, &classes, &mut |_| {});
+        return match how.format {
+            SaveFormat::Kjump => {
+                let sink = Stream::new(io::stdout());
+                sleeper.write(
+                    image,
+                    &sink,
+                    how.options,
+                    how.leave_out,
+                    phases,
+                    &mut |_| {},
+                )?;
+                Ok(())
+            }
+            SaveFormat::Elf => {
+                let classes = classify(sleeper, how.leave_out)?;
+                Ok(sleeper.write_core(image, &mut io::stdout().lock(), &classes, &mut |_| {})?)
+            }
+        };
     }
     say!(
         "saving {} to {}",
         sleeper.identity().release,
         image.display()
     );
-    let started = Instant::now();
-    let classes = classify(sleeper, keep_free)?;
-    let counts = classes.counts();
-    if let Some(reason) = &classes.unknown {
-        say!("free pages are saved too, since they cannot be told from others: {reason}");
-    }
-    say!(
-        "left out {} that were free, {} of zeros (found in {:.1} s)",
-        report::size(counts.free),
-        report::size(counts.zero),
-        started.elapsed().as_secs_f64()
-    );
     let mut meter = Meter::new("saving");
     let progress = &mut |at| meter.update(at);
     let is_device = image
         .metadata()
         .is_ok_and(|metadata| metadata.file_type().is_block_device());
-    if is_device && format == SaveFormat::Kjump {
-        sleeper.save(image, &classes, progress)?;
-    } else {
-        if is_device {
-            bail!(
-                "a core is no image, and would be lost on the device {}; save it to a file",
-                image.display()
-            );
+    match (how.format, is_device) {
+        (SaveFormat::Kjump, true) => {
+            let written = sleeper.save(image, how.options, how.leave_out, phases, progress)?;
+            tell(&written);
         }
-        let mut file = File::create_new(image)
-            .with_context(|| format!("cannot make the file {}", image.display()))?;
-        write(sleeper, image, &mut file, format, &classes, progress)?;
+        (SaveFormat::Kjump, false) => {
+            let written = sleeper.write(
+                image,
+                &create(image)?,
+                how.options,
+                how.leave_out,
+                phases,
+                progress,
+            )?;
+            tell(&written);
+        }
+        (SaveFormat::Elf, true) => bail!(
+            "a core is no image, and would be lost on the device {}; save it to a file",
+            image.display()
+        ),
+        (SaveFormat::Elf, false) => {
+            let classes = classify(sleeper, how.leave_out)?;
+            tell_unknown(classes.unknown.as_deref());
+            tell_left_out(classes.counts());
+            let mut file = create(image)?;
+            sleeper.write_core(image, &mut file, &classes, progress)?;
+            file.sync_all()
+                .with_context(|| format!("cannot write {}", image.display()))?;
+        }
     }
     meter.finish("saved");
-    if format == SaveFormat::Kjump {
+    if how.format == SaveFormat::Kjump {
         say!("image committed");
     }
     Ok(())
 }
 
+/// A new file.
+fn create(path: &Path) -> Result<File> {
+    File::create_new(path).with_context(|| format!("cannot make the file {}", path.display()))
+}
+
 /// What the pages of the machine are for, as far as it matters.
-fn classify(sleeper: &Sleeper, keep_free: bool) -> Result<Classes> {
+fn classify(sleeper: &Sleeper, leave_out: LeaveOut) -> Result<Classes> {
     let classes = sleeper.classify()?;
-    Ok(if keep_free {
-        classes.keep_free()
-    } else {
-        classes
+    Ok(match leave_out {
+        LeaveOut::Free => classes,
+        LeaveOut::Nothing => classes.keep_free(),
     })
 }
 
-/// Writes what is saved to `sink`, in the format that is asked for.
-fn write(
-    sleeper: &Sleeper,
-    path: &Path,
-    sink: &mut impl Sink,
-    format: SaveFormat,
-    classes: &Classes,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<()> {
-    match format {
-        SaveFormat::Kjump => sleeper.write(path, sink, classes, progress)?,
-        SaveFormat::Elf => sleeper.write_core(path, sink, classes, progress)?,
-    }
-    Ok(())
+/// Says what was written.
+pub(crate) fn tell(written: &Written) {
+    tell_unknown(written.unknown.as_deref());
+    let totals = &written.totals;
+    let page = kjump::memory::PAGE_SIZE;
+    tell_left_out(Counts {
+        total: totals.bytes(),
+        data: totals.data_bytes(),
+        zero: totals.zero.saturating_mul(page),
+        free: totals.free.saturating_mul(page),
+    });
+    say!("{}", report::stored(totals));
 }
 
-/// Standard output, which is a pipe or a file.
-pub(crate) struct StandardOutput(pub(crate) io::StdoutLock<'static>);
-
-impl Write for StandardOutput {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+fn tell_unknown(reason: Option<&(dyn std::error::Error + Send + Sync)>) {
+    if let Some(reason) = reason {
+        say!("free pages are saved too, since they cannot be told from others: {reason}");
     }
 }
 
-impl Sink for StandardOutput {
-    /// Whoever reads the pipe answers for what happens behind it.
-    fn sync(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
+fn tell_left_out(counts: Counts) {
+    say!(
+        "left out {} that were free, {} of zeros",
+        report::size(counts.free),
+        report::size(counts.zero),
+    );
 }
 
 /// `kjump back`
@@ -126,5 +177,6 @@ pub(crate) fn back() -> Result<Infallible> {
     let sleeper = Sleeper::find()?;
     say!("jumping back");
     report::drain();
+    patience::end();
     Ok(sleeper.jump_back()?)
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -85,7 +86,7 @@ fn run(cli: &Cli) -> Result<()> {
     })?;
 
     let target = cli.target.as_deref().unwrap_or_else(|| memory_device());
-    let mut old = open_memory(target)?;
+    let old = open_memory(target)?;
     let mut places = memory
         .contents()
         .filter_map(|class| (*class != PageClass::Free).then_some(()));
@@ -109,8 +110,11 @@ fn run(cli: &Cli) -> Result<()> {
         );
         return Ok(());
     }
+    let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut meter = Meter::new();
-    let summary = restore(&memory, plan, old.as_mut(), &mut |at| meter.update(at))?;
+    let summary = restore(&memory, plan, old.as_ref(), threads, &mut |at| {
+        meter.update(at)
+    })?;
     meter.finish();
     println!(
         "krestore: restored {} bytes to {}",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kjump::memory::image::{ImageId, Paging};
+use kjump::memory::image::{ImageId, Paging, Platform};
 use proptest::prelude::*;
 
 use super::svg::Svg;
@@ -51,6 +51,8 @@ fn identity(window: PhysRange, low: RangeMap<()>, memory: RangeMap<MemoryKind>) 
         memory,
         free_fill: None,
         uptime: 90_061,
+        platform: Platform::default(),
+        volumes: Vec::new(),
     }
 }
 

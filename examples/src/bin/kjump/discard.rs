@@ -1,0 +1,55 @@
+//! Give an image up.
+
+use std::fs::OpenOptions;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use kjump::memory::image::Image;
+use kjump::{DeviceReader, Moment};
+
+use crate::report::{plain, say};
+
+/// `kjump discard`
+pub(crate) fn run(target: &Path, yes: bool) -> Result<()> {
+    let reader =
+        DeviceReader::open(target).with_context(|| format!("cannot open {}", target.display()))?;
+    let (image, resumable) = Image::examine(reader)
+        .with_context(|| format!("nothing to discard in {}", target.display()))?;
+    let identity = image.identity();
+    say!(
+        "image {} of {} {}, saved {}",
+        identity.id,
+        plain(&identity.platform.product),
+        plain(&identity.release),
+        Moment(identity.platform.time)
+    );
+    if let Err(reason) = resumable {
+        say!("it cannot be resumed as it is: {reason}");
+    }
+    if !yes && !confirmed()? {
+        say!("nothing was done");
+        return Ok(());
+    }
+    let file = OpenOptions::new()
+        .write(true)
+        .open(target)
+        .with_context(|| format!("cannot open {} for writing", target.display()))?;
+    image
+        .discard(&file)
+        .with_context(|| format!("cannot write to {}", target.display()))?;
+    say!("discarded: what that machine had not saved is lost, and its file systems may be used");
+    Ok(())
+}
+
+/// Asks whoever sits at the terminal.
+fn confirmed() -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("there is nobody to ask; say --yes");
+    }
+    print!("kjump: discard it for ever? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
