@@ -113,7 +113,7 @@ fn run(cli: &Cli) -> Result<()> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut meter = Meter::new();
     let summary = restore(&memory, plan, old.as_ref(), threads, &mut |at| {
-        meter.update(at)
+        meter.update(at);
     })?;
     meter.finish();
     println!(
