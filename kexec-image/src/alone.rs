@@ -174,6 +174,8 @@ mod tests {
             platform: Platform::default(),
             volumes: Vec::new(),
             vmcoreinfo: None,
+            platform: Platform::default(),
+            volumes: Vec::new(),
         }
     }
 

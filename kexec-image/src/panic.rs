@@ -139,6 +139,8 @@ mod tests {
             platform: Platform::default(),
             volumes: Vec::new(),
             vmcoreinfo: PhysRange::new(0x3f00_0000, 0x3f00_1024),
+            platform: vmcore::image::Platform::default(),
+            volumes: Vec::new(),
         }
     }
 

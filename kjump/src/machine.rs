@@ -71,6 +71,42 @@ pub fn command_line() -> Result<String, Error> {
     Ok(read_text(Path::new("/"), "proc/cmdline")?.trim().to_owned())
 }
 
+/// The hardware, as far as the kernel counts on it.
+fn platform(root: &Path) -> Result<Platform, Error> {
+    // What is not there, or not to be read, is not known.
+    let firmware = |name: &str| {
+        let path = format!("sys/class/dmi/id/{name}");
+        read_text(root, &path).map_or(String::new(), |text| text.trim().to_owned())
+    };
+    let cpuinfo = read_text(root, "proc/cpuinfo")?;
+    let field = |name: &str| {
+        let line = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.split_once(':'));
+        line.map_or(String::new(), |(_, value)| value.trim().to_owned())
+    };
+    Ok(Platform {
+        vendor: firmware("sys_vendor"),
+        product: firmware("product_name"),
+        board: firmware("board_name"),
+        uuid: firmware("product_uuid"),
+        cpu: field("model name"),
+        features: features(&field("flags")),
+        saver: String::new(),
+        time: Moment::now().0,
+    })
+}
+
+/// The features of the CPU among `flags`: some follow from the kernel's parameters and not from the CPU
+/// (`nopti` and `no5lvl`), and the depth of page tables is known by itself.
+fn features(flags: &str) -> String {
+    let features: Vec<&str> = flags
+        .split_whitespace()
+        .filter(|flag| !matches!(*flag, "la57" | "pti"))
+        .collect();
+    features.join(" ")
+}
+
 /// What the firmware and the boot loader told the running kernel.
 ///
 /// # Errors
@@ -161,42 +197,6 @@ fn crash_notes_at(root: &Path) -> Result<Vec<PhysRange>, Error> {
     }
     notes.sort_unstable_by_key(|(number, _)| *number);
     Ok(notes.into_iter().map(|(_, note)| note).collect())
-}
-
-/// The hardware, as far as the kernel counts on it.
-fn platform(root: &Path) -> Result<Platform, Error> {
-    // What is not there, or not to be read, is not known.
-    let firmware = |name: &str| {
-        let path = format!("sys/class/dmi/id/{name}");
-        read_text(root, &path).map_or(String::new(), |text| text.trim().to_owned())
-    };
-    let cpuinfo = read_text(root, "proc/cpuinfo")?;
-    let field = |name: &str| {
-        let line = cpuinfo
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.split_once(':'));
-        line.map_or(String::new(), |(_, value)| value.trim().to_owned())
-    };
-    Ok(Platform {
-        vendor: firmware("sys_vendor"),
-        product: firmware("product_name"),
-        board: firmware("board_name"),
-        uuid: firmware("product_uuid"),
-        cpu: field("model name"),
-        features: features(&field("flags")),
-        saver: String::new(),
-        time: Moment::now().0,
-    })
-}
-
-/// The features of the CPU among `flags`: some follow from the kernel's parameters and not from the CPU
-/// (`nopti` and `no5lvl`), and the depth of page tables is known by itself.
-fn features(flags: &str) -> String {
-    let features: Vec<&str> = flags
-        .split_whitespace()
-        .filter(|flag| !matches!(*flag, "la57" | "pti"))
-        .collect();
-    features.join(" ")
 }
 
 /// The most that is read of a file that the kernel shows.

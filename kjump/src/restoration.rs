@@ -22,18 +22,6 @@ pub struct Restoration {
     jump: Jump,
 }
 
-/// The device by which old memory is reached unless another one is asked for: `/dev/oldmem` where a kernel
-/// has it, else `/dev/mem`.
-#[must_use]
-pub fn memory_device() -> &'static Path {
-    let oldmem = Path::new(FileTarget::OLDMEM);
-    if oldmem.exists() {
-        oldmem
-    } else {
-        Path::new(DevMem::PATH)
-    }
-}
-
 /// What the memory comes from.
 #[derive(Debug)]
 enum Source {
@@ -61,6 +49,18 @@ impl FromStr for Verify {
             "full" => Ok(Self::Full),
             _ => Err("it is index or full".to_owned()),
         }
+    }
+}
+
+/// The device by which old memory is reached unless another one is asked for: `/dev/oldmem` where a kernel
+/// has it, else `/dev/mem`.
+#[must_use]
+pub fn memory_device() -> &'static Path {
+    let oldmem = Path::new(FileTarget::OLDMEM);
+    if oldmem.exists() {
+        oldmem
+    } else {
+        Path::new(DevMem::PATH)
     }
 }
 

@@ -63,15 +63,34 @@ pub(crate) fn binaries() -> Result<Binaries> {
 ///
 /// It is not compressed: an emulated CPU takes longer to inflate it than to copy it.
 pub(crate) fn initramfs(path: &Path, binaries: &Binaries, kernel: &Path) -> Result<()> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let mut archive = guest_alone(binaries)?;
+    archive.directory("/boot", 0o755)?;
+    archive.file("/bin/kjump", 0o755, &read(&binaries.kjump)?)?;
+    archive.file("/boot/bzImage", 0o644, &read(kernel)?)?;
+    write(path, archive)
+}
+
+/// Writes an initramfs to `path` with nothing but the guest's first process: for a machine that is
+/// hibernated by its own kernel.
+pub(crate) fn bare_initramfs(path: &Path, binaries: &Binaries) -> Result<()> {
+    write(path, guest_alone(binaries)?)
+}
+
+fn guest_alone(binaries: &Binaries) -> Result<Archive> {
     let mut archive = Archive::new();
-    for folder in ["/dev", "/proc", "/sys", "/tmp", "/mnt", "/bin", "/boot"] {
+    for folder in ["/dev", "/proc", "/sys", "/tmp", "/mnt", "/bin"] {
         archive.directory(folder, 0o755)?;
     }
     // Without it, the first process has no standard output.
     archive.device("/dev/console", 0o600, DeviceKind::Character, 5, 1)?;
     archive.file("/init", 0o755, &read(&binaries.guest)?)?;
-    archive.file("/bin/kjump", 0o755, &read(&binaries.kjump)?)?;
-    archive.file("/boot/bzImage", 0o644, &read(kernel)?)?;
+    Ok(archive)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn write(path: &Path, archive: Archive) -> Result<()> {
     fs::write(path, archive.finish()).with_context(|| format!("writing {}", path.display()))
 }

@@ -9,7 +9,9 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use vmcore::image::Layout;
-use vmcore::{Classes, Classifier, Memory, PAGE_SIZE, PageClass, PhysRange, RangeMap, SavedFile};
+use vmcore::{
+    Classes, Classifier, Memory, PAGE_SIZE, PageClass, PhysRange, RangeMap, Saved, SavedFile,
+};
 
 use crate::analysis::{self, Task, crash_ps, drgn_tasks, gdb_symbol};
 use crate::lab::Lab;
@@ -57,26 +59,8 @@ pub(crate) fn pages(checked: &Checked<'_>) -> Result<String> {
     if let Some(reason) = &classes.unknown {
         bail!("free pages cannot be told from others: {reason}");
     }
-    let there = machine.seen().map_err(|error| anyhow!("{error}"))?;
-    let all_data = |class: &PageClass| (*class != PageClass::Free).then_some(PageClass::Data);
-    let whole = Classes {
-        raw: RangeMap::new(),
-        seen: there.contents().filter_map(all_data),
-        unknown: None,
-    };
-    let (memory, writer) = machine
-        .core(Layout::Seen, &whole)
-        .map_err(|error| anyhow!("{error}"))?;
-    let zero = Classifier::without_pages(&memory)
-        .classes(threads)
-        .context("looking for zero pages")?;
     let core = checked.folder.join("whole");
-    let file = File::create(&core).with_context(|| format!("creating {}", core.display()))?;
-    let mut file = BufWriter::with_capacity(1 << 20, file);
-    writer
-        .write(&memory, &mut file, &mut |_| {})
-        .and_then(|()| file.flush().map_err(vmcore::elf::CoreWriteError::Write))
-        .with_context(|| format!("writing {}", core.display()))?;
+    let zero = write_whole_core(machine, &core)?;
 
     let tools = checked.lab.tools()?;
     let ours = Pages::of(&classes.seen);
@@ -123,6 +107,35 @@ pub(crate) fn pages(checked: &Checked<'_>) -> Result<String> {
     }
     ensure!(differences.is_empty(), "{}", differences.join("\n"));
     Ok(counts)
+}
+
+/// Writes all memory of `machine`, as it saw that itself, to a new core at `path`: what the kernel shows as
+/// `/proc/vmcore`, if free pages were saved too. Returns which of its pages are zero.
+pub(crate) fn write_whole_core<M: Memory + Sync>(
+    machine: &Saved<M>,
+    path: &Path,
+) -> Result<RangeMap<PageClass>> {
+    let there = machine.seen().map_err(|error| anyhow!("{error}"))?;
+    let all_data = |class: &PageClass| (*class != PageClass::Free).then_some(PageClass::Data);
+    let whole = Classes {
+        raw: RangeMap::new(),
+        seen: there.contents().filter_map(all_data),
+        unknown: None,
+    };
+    let (memory, writer) = machine
+        .core(Layout::Seen, &whole)
+        .map_err(|error| anyhow!("{error}"))?;
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let zero = Classifier::without_pages(&memory)
+        .classes(threads)
+        .context("looking for zero pages")?;
+    let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    writer
+        .write(&memory, &mut file, &mut |_| {})
+        .and_then(|()| file.flush().map_err(vmcore::elf::CoreWriteError::Write))
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(zero)
 }
 
 /// Our classes of pages, by their numbers.

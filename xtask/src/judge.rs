@@ -25,8 +25,8 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
         | Course::Spoilt(_)
         | Course::Save
         | Course::Stale
-        | Course::Breakdown(..)
-        | Course::Play(_) => 0,
+        | Course::Play(_)
+        | Course::Breakdown(..) => 0,
         Course::SaveFails(..) => 1,
     };
     // Two machines, one after the other, are not the same.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod analysis;
+mod bench;
 mod build;
 mod check;
 mod console;
@@ -76,6 +77,11 @@ const TASKS: &[Task] = &[
         name: "faults",
         summary: "cut the power at many moments of a save and a resume, and judge what becomes of the machine",
         run: faults::main,
+    },
+    Task {
+        name: "bench",
+        summary: "compare with makedumpfile and with the kernel's own hibernation, side by side",
+        run: bench::main,
     },
     Task {
         name: "lab",

@@ -29,6 +29,7 @@ pub(crate) struct Vm {
     log: PathBuf,
     last: VecDeque<Line>,
     verbose: bool,
+    /// Whether a crash is a line like any other.
     tolerant: bool,
 }
 
@@ -114,6 +115,11 @@ impl Vm {
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Ok(None),
         }
+    }
+
+    /// How long ago the machine was switched on.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// An error that tells where the log is, and its end.

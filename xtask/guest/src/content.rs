@@ -6,13 +6,26 @@ pub(crate) const PAGE_WORDS: usize = 512;
 /// Bytes in a page.
 pub(crate) const PAGE_BYTES: usize = PAGE_WORDS * 8;
 
+/// Words in a record, of which pages that compress are made.
+const RECORD_WORDS: usize = 8;
+
+/// How many records of a page the others repeat.
+const PATTERNS: u64 = 4;
+
+/// Pages of one kind lie together in blocks of so many, as those of one process do: 2 MiB.
+const BLOCK_PAGES: u64 = 512;
+
 /// Pages of content, numbered from 0.
 ///
 /// Nearly all of them are random, which no codec can compress; one in 32 is zero, and one repeats a
-/// word, since images treat such pages in a way of their own.
+/// word, since images treat such pages in a way of their own. As much as [`compressible`] says is made
+/// of records that repeat within the page, which makes it half as large for any codec of today.
+///
+/// [`compressible`]: Self::compressible
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Content {
     seed: u64,
+    compressible: u8,
 }
 
 /// What was found where content should be.
@@ -29,7 +42,23 @@ pub(crate) struct Findings {
 impl Content {
     /// The content that follows from `seed`.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { seed }
+        Self {
+            seed,
+            compressible: 0,
+        }
+    }
+
+    /// The same, with `percent` of it compressible.
+    pub(crate) fn compressible(self, percent: u8) -> Self {
+        Self {
+            compressible: percent,
+            ..self
+        }
+    }
+
+    /// What [`new`](Self::new) and [`compressible`](Self::compressible) take, to be handed to another process.
+    pub(crate) fn numbers(self) -> [u64; 2] {
+        [self.seed, u64::from(self.compressible)]
     }
 
     /// Fills `words` with pages from number `first` on.
@@ -70,9 +99,15 @@ impl Content {
         match number % 32 {
             30 => Words::Same(start),
             31 => Words::Same(0),
-            // The generator stays at 0 once it is there, so it must not start there.
-            _ => Words::Random(start | 1),
+            _ if self.compresses(number / BLOCK_PAGES) => Words::Records(Records::new(start)),
+            _ => Words::Random(Random::new(start)),
         }
+    }
+
+    /// Whether the block with this number is one of those that compress: they are spread evenly.
+    fn compresses(self, block: u64) -> bool {
+        let until = |block: u64| u128::from(block) * u128::from(self.compressible) / 100;
+        until(block) != until(block + 1)
     }
 }
 
@@ -84,21 +119,64 @@ pub(crate) fn add_to_checksum(checksum: u64, word: u64) -> u64 {
 /// The words of a page.
 enum Words {
     Same(u64),
-    Random(u64),
+    Random(Random),
+    Records(Records),
 }
 
 impl Words {
     fn next(&mut self) -> u64 {
         match self {
             Self::Same(word) => *word,
-            // Marsaglia's xorshift: "Xorshift RNGs", Journal of Statistical Software 8 (2003).
-            Self::Random(state) => {
-                *state ^= *state << 13;
-                *state ^= *state >> 7;
-                *state ^= *state << 17;
-                *state
-            }
+            Self::Random(random) => random.next(),
+            Self::Records(records) => records.next(),
         }
+    }
+}
+
+/// Words that no codec finds anything in: Marsaglia's xorshift ("Xorshift RNGs", Journal of Statistical
+/// Software 8, 2003).
+struct Random(u64);
+
+impl Random {
+    /// The generator stays at 0 once it is there, so it does not start there.
+    fn new(start: u64) -> Self {
+        Self(start | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// Records with a word of their own each; what follows it is new in three of eight, and in the others is
+/// that of one of the page's first records.
+struct Records {
+    start: u64,
+    at: usize,
+    rest: Random,
+}
+
+impl Records {
+    fn new(start: u64) -> Self {
+        let rest = Random::new(start);
+        Self { start, at: 0, rest }
+    }
+
+    fn next(&mut self) -> u64 {
+        let (record, word) = (self.at / RECORD_WORDS, self.at % RECORD_WORDS);
+        self.at += 1;
+        if word > 0 {
+            return self.rest.next();
+        }
+        let record = record as u64;
+        let own = mix(self.start ^ record);
+        let repeats = record >= PATTERNS && own % 8 < 5;
+        let like = if repeats { own / 8 % PATTERNS } else { record };
+        self.rest = Random::new(mix(!self.start ^ like));
+        own
     }
 }
 
@@ -112,6 +190,8 @@ fn mix(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -149,12 +229,43 @@ mod tests {
         assert_ne!(findings.checksum, right.checksum);
     }
 
+    /// How large `words` are when they are compressed page by page, in percent.
+    fn compressed(words: &[u64]) -> usize {
+        let pages = words.chunks(PAGE_WORDS).map(|page| {
+            let bytes: Vec<u8> = page.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let fast = flate2::Compression::fast();
+            let mut deflated = flate2::write::DeflateEncoder::new(Vec::new(), fast);
+            deflated.write_all(&bytes).unwrap();
+            deflated.finish().unwrap().len()
+        });
+        pages.sum::<usize>() * 100 / (words.len() * 8)
+    }
+
+    #[test]
+    fn as_much_compresses_as_is_asked_for() {
+        let block = BLOCK_PAGES as usize * PAGE_WORDS;
+        let mut words = vec![0; 10 * block];
+        for percent in [0, 30, 50, 100] {
+            Content::new(5).compressible(percent).fill(&mut words, 0);
+            let sizes: Vec<usize> = words.chunks(block).map(compressed).collect();
+            // A page in sixteen is no more than a word in any case.
+            assert!(
+                sizes
+                    .iter()
+                    .all(|size| (40..55).contains(size) || *size > 90),
+                "{sizes:?}"
+            );
+            let smaller = sizes.iter().filter(|size| **size < 55).count();
+            assert_eq!(smaller, usize::from(percent) / 10);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_changed_bit_is_noticed(
-            seed: u64, first in 0..u64::MAX / 2, at in 0..3 * PAGE_WORDS, bit in 0_u32..64,
+            seed: u64, compressible in 0_u8..=100, first in 0..u64::MAX / 2, at in 0..3 * PAGE_WORDS, bit in 0_u32..64,
         ) {
-            let content = Content::new(seed);
+            let content = Content::new(seed).compressible(compressible);
             let mut words = vec![0; 3 * PAGE_WORDS];
             content.fill(&mut words, first);
             let right = content.check(&words, first);

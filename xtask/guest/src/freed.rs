@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::content::{Findings, PAGE_BYTES, PAGE_WORDS};
+use crate::content::{Content, Findings, PAGE_BYTES, PAGE_WORDS};
 use crate::memory::{self, Memory};
 use crate::witness::Witness;
 use crate::worker::{self, Worker};
@@ -46,7 +46,7 @@ impl Witness for Freed {
 
     fn before(&mut self) -> Result<String> {
         self.spoilt = false;
-        let bytes = Memory::fill(self.seed, self.percent)?.free()?;
+        let bytes = Memory::fill(Content::new(self.seed), self.percent)?.free()?;
         Ok(format!(
             "{} MiB filled and freed, {} MiB free",
             bytes >> 20,

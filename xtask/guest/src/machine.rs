@@ -46,6 +46,14 @@ pub(crate) fn free_memory() -> Result<u64> {
     memory_of(&meminfo, "MemFree:").context("no MemFree in /proc/meminfo")
 }
 
+/// What lies in swap areas, in bytes, from `/proc/meminfo`.
+pub(crate) fn swapped() -> Result<u64> {
+    let meminfo = read("/proc/meminfo")?;
+    let swapped =
+        || memory_of(&meminfo, "SwapTotal:")?.checked_sub(memory_of(&meminfo, "SwapFree:")?);
+    swapped().context("no SwapTotal and SwapFree in /proc/meminfo")
+}
+
 fn memory_of(meminfo: &str, what: &str) -> Option<u64> {
     let rest = meminfo.lines().find_map(|line| line.strip_prefix(what))?;
     let kib: u64 = rest.trim().strip_suffix(" kB")?.parse().ok()?;

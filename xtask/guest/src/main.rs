@@ -8,8 +8,7 @@
 //!
 //! The same binary, run with arguments, is each of the processes that A holds ([`worker`]).
 
-#![forbid(unsafe_code)]
-
+mod bench;
 mod clock;
 mod console;
 mod content;
@@ -28,6 +27,7 @@ mod refusals;
 mod roles;
 mod save;
 mod stale;
+mod swap;
 mod tmpfs;
 mod window;
 mod witness;

@@ -15,14 +15,16 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Fills `percent` of all memory with content that follows from `seed`, on all CPUs at once.
-    pub(crate) fn fill(seed: u64, percent: u8) -> Result<Self> {
+    /// Fills `percent` of all memory with `content`, on all CPUs at once.
+    pub(crate) fn fill(content: Content, percent: u8) -> Result<Self> {
         let processors = machine::online_processors()?;
         let pages = machine::memory_size()? / PAGE_BYTES as u64 * u64::from(percent) / 100;
         let share = pages / processors.len() as u64;
         let mut holders = Vec::new();
+        let [seed, compressible] = content.numbers();
         for (processor, number) in processors.iter().zip(0..) {
-            let numbers = [*processor as u64, seed, number * share, share].map(|n| n.to_string());
+            let numbers = [*processor as u64, seed, compressible, number * share, share]
+                .map(|n| n.to_string());
             let mut arguments = vec!["hold-memory"];
             arguments.extend(numbers.iter().map(String::as_str));
             holders.push(Worker::start(&arguments)?);
@@ -102,18 +104,19 @@ impl Witness for Memory {
     }
 }
 
-/// A process that holds memory: its CPU, seed, first page and number of pages are `numbers`.
+/// A process that holds memory: `numbers` are its CPU, those of its content, the first page and the number
+/// of pages.
 pub(crate) fn hold(numbers: &[&str]) -> Result<()> {
     let numbers: Vec<u64> = numbers
         .iter()
         .map(|number| number.parse())
         .collect::<Result<_, _>>()
         .context("not a number")?;
-    let &[processor, seed, first, pages] = numbers.as_slice() else {
-        bail!("wants a CPU, a seed, the first page and the number of pages");
+    let &[processor, seed, compressible, first, pages] = numbers.as_slice() else {
+        bail!("wants a CPU, a seed, how much compresses, the first page and the number of pages");
     };
     processors::stay_on(usize::try_from(processor)?)?;
-    let content = Content::new(seed);
+    let content = Content::new(seed).compressible(u8::try_from(compressible)?);
     let mut words = vec![0; usize::try_from(pages)? * PAGE_WORDS];
     worker::serve(|command| match command {
         "fill" => {

@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 
+use crate::content::Content;
+
 /// The `lab.*` parameters of the kernel command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parameters {
@@ -11,6 +13,8 @@ pub(crate) struct Parameters {
     pub(crate) seed: u64,
     /// `lab.fill`: how much of all memory to fill with content, in percent.
     pub(crate) fill: u8,
+    /// `lab.compressible`: how much of that content compresses, in percent.
+    pub(crate) compressible: u8,
     /// `lab.churn`: how much of all memory to fill and to free again before each jump, in percent.
     pub(crate) churn: u8,
     /// `lab.loops`: how often to leave this kernel and come back.
@@ -26,6 +30,8 @@ pub(crate) struct Parameters {
     pub(crate) append: String,
     /// `lab.keep_free`: whether free pages are saved too, as 0 or 1.
     pub(crate) keep_free: bool,
+    /// `lab.codec`: what `kjump hibernate --codec` is given, if anything.
+    pub(crate) codec: Option<String>,
 }
 
 /// What this machine is for.
@@ -66,11 +72,19 @@ pub(crate) enum Role {
     SavePanics,
     /// A, whose B hangs.
     SaveHangs,
+    /// A, which is saved and resumed by `kjump`, and held up by nothing else meanwhile.
+    BenchKjump,
+    /// C, which resumes such an A at once.
+    BenchKjumpResume,
+    /// A, which is saved and resumed by its own kernel.
+    BenchSwsusp,
+    /// What runs when the kernel did not resume such an A.
+    BenchSwsuspResume,
 }
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 17] = [
+    const NAMES: [(&str, Self); 21] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("resume", Self::Resume),
@@ -88,10 +102,19 @@ impl Role {
         ("save-vanishes", Self::SaveVanishes),
         ("save-panics", Self::SavePanics),
         ("save-hangs", Self::SaveHangs),
+        ("bench-kjump", Self::BenchKjump),
+        ("bench-kjump-resume", Self::BenchKjumpResume),
+        ("bench-swsusp", Self::BenchSwsusp),
+        ("bench-swsusp-resume", Self::BenchSwsuspResume),
     ];
 }
 
 impl Parameters {
+    /// What memory is filled with.
+    pub(crate) fn content(&self) -> Content {
+        Content::new(self.seed).compressible(self.compressible)
+    }
+
     /// Reads the parameters from a kernel command line. Those of others are left alone; one of ours
     /// that is unknown or wrong is an error.
     pub(crate) fn parse(line: &str) -> Result<Self> {
@@ -100,6 +123,7 @@ impl Parameters {
             role: Role::SelfCheck,
             seed: 1,
             fill: 40,
+            compressible: 0,
             churn: 0,
             loops: 1,
             window: None,
@@ -107,6 +131,7 @@ impl Parameters {
             expect: String::new(),
             append: String::new(),
             keep_free: false,
+            codec: None,
         };
         let ours = line
             .split_whitespace()
@@ -123,6 +148,13 @@ impl Parameters {
                 }
                 "seed" => parameters.seed = value.parse().with_context(wrong)?,
                 "fill" => parameters.fill = value.parse().with_context(wrong)?,
+                "compressible" => {
+                    parameters.compressible = value.parse().with_context(wrong)?;
+                    if parameters.compressible > 100 {
+                        bail!(wrong());
+                    }
+                }
+                "codec" => parameters.codec = Some(value.to_owned()),
                 "churn" => parameters.churn = value.parse().with_context(wrong)?,
                 "loops" => parameters.loops = value.parse().with_context(wrong)?,
                 "window" => parameters.window = Some(value.to_owned()),
@@ -161,11 +193,13 @@ mod tests {
     #[test]
     fn parameters_are_found_among_those_of_others() {
         let line = "console=ttyS0 lab.role=hibernate nokaslr lab.fill=62 lab.churn=28 lab.seed=7 lab.loops=2 \
-                    lab.window=64M@0x1000000 lab.keep_free=1 lab.append=console=ttyS0,panic=-1\n";
+                    lab.compressible=50 lab.codec=zstd:3 lab.window=64M@0x1000000 lab.keep_free=1 lab.append=console=ttyS0,panic=-1\n";
         let parameters = Parameters::parse(line).unwrap();
         assert_eq!(parameters.role, Role::Hibernate);
         assert_eq!(parameters.fill, 62);
         assert_eq!(parameters.churn, 28);
+        assert_eq!(parameters.compressible, 50);
+        assert_eq!(parameters.codec.as_deref(), Some("zstd:3"));
         assert_eq!(parameters.seed, 7);
         assert_eq!(parameters.loops, 2);
         assert_eq!(parameters.window.as_deref(), Some("64M@0x1000000"));
@@ -181,6 +215,7 @@ mod tests {
             "lab.role=sleep",
             "lab.role=bounce lab.fill=96",
             "lab.role=bounce lab.fill=300",
+            "lab.role=bounce lab.compressible=101",
             "lab.role=bounce lab.fill=40 lab.churn=51",
             "lab.role=bounce lab.fill=95 lab.churn=1",
             "lab.role=bounce lab.loops=-1",

@@ -17,7 +17,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{console, kjump, machine, refusals, save, stale};
+use crate::{bench, console, kjump, machine, refusals, save, stale};
 
 /// How much of memory C keeps full of that, in percent. With more there would be no room for the next
 /// kernel.
@@ -47,6 +47,10 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SaveVanishes => fail_and_hibernate(parameters, save::vanishes),
         Role::SavePanics => break_down(parameters, "rdinit=/none"),
         Role::SaveHangs => break_down(parameters, "kjump.patience=15"),
+        Role::BenchKjump => bench::kjump(parameters),
+        Role::BenchKjumpResume => bench::kjump_resume(parameters),
+        Role::BenchSwsusp => bench::swsusp(parameters),
+        Role::BenchSwsuspResume => bench::swsusp_resume(),
     }
 }
 
@@ -235,7 +239,7 @@ fn witnesses(parameters: &Parameters) -> Result<Vec<Box<dyn Witness>>> {
     let mut witnesses: Vec<Box<dyn Witness>> = vec![
         Box::new(Identity::learn()?),
         Box::new(Clock::read()),
-        Box::new(Memory::fill(seed, parameters.fill)?),
+        Box::new(Memory::fill(parameters.content(), parameters.fill)?),
     ];
     if parameters.churn > 0 {
         witnesses.push(Box::new(Freed::new(seed, parameters.churn)));

@@ -115,8 +115,9 @@ pub(crate) struct Save {
     /// Save free pages too, to look at what was freed; nothing needs them to resume
     #[arg(long)]
     pub(crate) keep_free: bool,
-    /// What a dump leaves out of a machine that panicked, as makedumpfile counts it: the sum of 1 for pages
-    /// of zeros, 2 for cache, 4 for all cache, 8 for memory of processes, 16 for free pages [default: 17]
+    /// What a dump leaves out of a machine that panicked, as makedumpfile counts it: the sum of 1 for
+    /// pages of zeros, 2 for cache, 4 for all cache, 8 for memory of processes, 16 for free pages
+    /// [default: 17]
     #[arg(short, long, value_name = "LEVEL")]
     pub(crate) dump_level: Option<DumpLevel>,
 }

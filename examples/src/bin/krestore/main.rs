@@ -6,15 +6,15 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use kjump::image::BACKUP_KEY;
+use kjump::memory::image::Codec;
 use kjump::memory::{Memory, PageClass, Progress, ReadFile, SavedFile};
 use kjump::restore::{Plan, check, restore};
-use kjump::{CommandLine, PhysAddr, machine, memory_device, open_memory};
+use kjump::{CommandLine, PhysAddr, machine, memory_device, open_memory, threads_for};
 
 mod relocated;
 
@@ -110,11 +110,14 @@ fn run(cli: &Cli) -> Result<()> {
         );
         return Ok(());
     }
-    let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut meter = Meter::new();
-    let summary = restore(&memory, plan, old.as_ref(), threads, &mut |at| {
-        meter.update(at);
-    })?;
+    let summary = restore(
+        &memory,
+        plan,
+        old.as_ref(),
+        threads_for(Codec::None),
+        &mut |at| meter.update(at),
+    )?;
     meter.finish();
     println!(
         "krestore: restored {} bytes to {}",

@@ -1,0 +1,424 @@
+//! `cargo xtask bench`: what kjump does beside other tools that do the same, as ratios of times.
+
+mod core;
+mod hibernate;
+mod host;
+mod place;
+mod plot;
+mod ratio;
+mod round_trip;
+mod save;
+mod scaling;
+mod swsusp;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use serde_json::{Value, json};
+
+use self::hibernate::Contents;
+use self::place::Place;
+use self::ratio::Comparison;
+use self::round_trip::{Bed, Guest, Way};
+use self::save::Rival;
+use crate::build::{self, Binaries};
+use crate::lab::{Kernel, Lab};
+
+/// Tells what is being done. Standard output is for results.
+macro_rules! say {
+    ($($word:tt)*) => { eprintln!($($word)*) };
+}
+use say;
+
+/// Compare kjump with other tools, side by side, as ratios of times: larger is better for kjump
+///
+/// Both sides take turns, in pairs; which of them is first alternates too. Each pair gives a ratio, theirs
+/// over ours; the median of these, the least and the greatest are told. Nothing else should run meanwhile:
+/// the load of the machine is told with the results.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench", after_help = AFTER_HELP)]
+struct Arguments {
+    /// What to compare; without names, all but `scaling`
+    names: Vec<String>,
+    /// List what can be compared
+    #[arg(long)]
+    list: bool,
+    /// How many pairs of runs
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pairs: u32,
+    /// Memory of the machines that hibernate, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(256..))]
+    memory: u32,
+    /// What their memory holds; all of these without it
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "CONTENTS")]
+    contents: Vec<Contents>,
+    /// Number of their CPUs
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    cpus: u32,
+    /// Run their CPUs in turns and not at once: slower, but QEMU never fails with `Oops: int3`
+    #[arg(long)]
+    single: bool,
+    /// What `kjump hibernate` compresses with: none, lz4, zstd or zstd:LEVEL [default: its own choice]
+    #[arg(long, value_parser = codec)]
+    codec: Option<String>,
+    /// Folder for disks and outputs of both sides [default: in /dev/shm if they fit, or else in target/lab]
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Memory of the machines of `scaling`, in MiB
+    #[arg(
+        long,
+        value_name = "MIB,...",
+        value_delimiter = ',',
+        default_value = "256,512,1024,2048,4096,8192,16384",
+        value_parser = clap::value_parser!(u32).range(256..)
+    )]
+    sizes: Vec<u32>,
+    /// How long `scaling` may take, in minutes: a size that would take longer is left out
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    budget: u64,
+    /// Where `scaling` draws its picture [default: docs/scaling.svg]
+    #[arg(long, value_name = "FILE.svg")]
+    svg: Option<PathBuf>,
+    /// Print the results as JSON
+    #[arg(long)]
+    json: bool,
+    /// Write them as JSON to a file
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Show all that the machines' consoles show
+    #[arg(long)]
+    verbose: bool,
+}
+
+const AFTER_HELP: &str = "\
+JSON: {\"version\": 1, \"host\": {\"cpus\", \"cpu\", \"memory_mib\", \"kernel\", \"load_before\", \"load_after\"},
+\"comparisons\": [{\"name\", \"unit\": \"ratio\", \"pairs\", \"median\", \"min\", \"max\", \"ours\": [seconds],
+\"theirs\": [seconds], \"notes\", \"objection\", ...}], \"scaling\": null or {\"points\": [...], \"notes\"},
+\"failed\": [{\"name\", \"error\"}]}. An objection says what is wrong with a result, whatever its ratio.
+
+Exit status: 0 all was measured, 1 something failed or was objected to, 2 wrong usage.";
+
+/// Something that can be compared.
+struct Entry {
+    name: &'static str,
+    summary: &'static str,
+    work: Work,
+}
+
+/// How it is done. What is done by the same runs is done once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Save(Rival),
+    Hibernation,
+    Scaling,
+}
+
+const ENTRIES: [Entry; 5] = [
+    Entry {
+        name: "save_vs_makedumpfile_lzo",
+        summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17",
+        work: Work::Save(Rival::Lzo),
+    },
+    Entry {
+        name: "save_vs_makedumpfile_zlib",
+        summary: "a 2 GiB core to an image with zstd, beside makedumpfile -c -d 17",
+        work: Work::Save(Rival::Zlib),
+    },
+    Entry {
+        name: "hibernate_vs_swsusp",
+        summary: "from the command until the machine is off, beside the kernel's own hibernation",
+        work: Work::Hibernation,
+    },
+    Entry {
+        name: "resume_vs_swsusp",
+        summary: "from power on until A's process runs, beside the kernel's own hibernation",
+        work: Work::Hibernation,
+    },
+    Entry {
+        name: "scaling",
+        summary: "all of these as memory grows, drawn as a picture; takes long, so only if it is named",
+        work: Work::Scaling,
+    },
+];
+
+/// What comparisons are made with.
+pub(crate) struct Bench<'a> {
+    lab: &'a Lab,
+    binaries: &'a Binaries,
+    arguments: &'a Arguments,
+}
+
+impl<'a> Bench<'a> {
+    fn guest(&self, memory: u32, contents: Contents) -> Guest {
+        let (fill, compressible) = contents.percents();
+        Guest {
+            memory,
+            cpus: self.arguments.cpus,
+            parallel: !self.arguments.single,
+            fill,
+            compressible,
+        }
+    }
+
+    fn ours(&self) -> Way {
+        Way::Kjump(self.arguments.codec.clone())
+    }
+
+    fn bed<'b>(&self, place: &'b Place) -> Bed<'b>
+    where
+        'a: 'b,
+    {
+        Bed {
+            lab: self.lab,
+            binaries: self.binaries,
+            place,
+            verbose: self.arguments.verbose,
+        }
+    }
+}
+
+/// All that was found.
+#[derive(Default)]
+struct Results {
+    comparisons: Vec<Comparison>,
+    scaling: Option<Value>,
+    failed: Vec<(&'static str, String)>,
+}
+
+/// Runs the task.
+///
+/// # Errors
+///
+/// If something could not be measured, or a result was objected to; after all else was measured.
+pub(crate) fn main(arguments: &[String]) -> Result<()> {
+    let arguments = Arguments::parse_from([&["bench".to_owned()], arguments].concat());
+    if arguments.list {
+        for entry in &ENTRIES {
+            println!("{:26} {}", entry.name, entry.summary);
+        }
+        return Ok(());
+    }
+    let entries = chosen(&arguments.names).unwrap_or_else(|error| {
+        let mut command = Arguments::command();
+        command.error(ErrorKind::InvalidValue, error).exit()
+    });
+    let bench = Bench {
+        lab: &Lab::set_up(&[Kernel::V6_12])?,
+        binaries: &build::binaries()?,
+        arguments: &arguments,
+    };
+    let load_before = host::load();
+    let results = measure(&bench, &entries);
+    let json = results.json(load_before);
+    if let Some(path) = &arguments.output {
+        fs::write(path, format!("{json:#}\n"))
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    if arguments.json {
+        println!("{json:#}");
+    } else {
+        for comparison in &results.comparisons {
+            println!("\n{comparison}");
+        }
+    }
+    results.verdict()
+}
+
+/// The entries of these names, in their own order.
+fn chosen(names: &[String]) -> Result<Vec<&'static Entry>> {
+    if let Some(name) = names
+        .iter()
+        .find(|name| ENTRIES.iter().all(|entry| entry.name != **name))
+    {
+        let all = ENTRIES.map(|entry| entry.name).join(", ");
+        bail!("nothing is called {name:?}; there are: {all}");
+    }
+    let chosen = ENTRIES.iter().filter(|entry| match names {
+        [] => entry.work != Work::Scaling,
+        names => names.iter().any(|name| name == entry.name),
+    });
+    Ok(chosen.collect())
+}
+
+fn measure(bench: &Bench<'_>, entries: &[&'static Entry]) -> Results {
+    let mut results = Results::default();
+    let mut done: Vec<Work> = Vec::new();
+    for entry in entries {
+        if done.contains(&entry.work) {
+            continue;
+        }
+        done.push(entry.work);
+        let wanted = |name: &str| entries.iter().any(|entry| name.starts_with(entry.name));
+        let started = Instant::now();
+        let result = match entry.work {
+            Work::Save(rival) => {
+                say!("{}", entry.name);
+                save::compare(bench, rival).map(|comparison| results.comparisons.push(comparison))
+            }
+            Work::Hibernation => {
+                all_contents(&bench.arguments.contents)
+                    .iter()
+                    .try_for_each(|&contents| {
+                        say!("hibernation: {}", contents.describe());
+                        let both = hibernate::compare(bench, contents)?;
+                        results
+                            .comparisons
+                            .extend(both.into_iter().filter(|one| wanted(&one.name)));
+                        Ok(())
+                    })
+            }
+            Work::Scaling => scaling::measure(bench).map(|found| results.scaling = Some(found)),
+        };
+        if let Err(error) = result {
+            say!("{} failed: {error:#}", entry.name);
+            results.failed.push((entry.name, format!("{error:#}")));
+        }
+        say!("  {} s", started.elapsed().as_secs());
+    }
+    results
+}
+
+fn all_contents(asked: &[Contents]) -> Vec<Contents> {
+    if asked.is_empty() {
+        vec![Contents::Mixed, Contents::Random, Contents::Free]
+    } else {
+        asked.to_vec()
+    }
+}
+
+impl Results {
+    fn json(&self, load_before: Option<f64>) -> Value {
+        let mut host = host::json();
+        host["load_before"] = json!(load_before);
+        host["load_after"] = json!(host::load());
+        let failed = self
+            .failed
+            .iter()
+            .map(|(name, error)| json!({"name": name, "error": error}));
+        json!({
+            "version": 1,
+            "host": host,
+            "comparisons": self.comparisons.iter().map(Comparison::json).collect::<Vec<_>>(),
+            "scaling": self.scaling,
+            "failed": failed.collect::<Vec<_>>(),
+        })
+    }
+
+    fn verdict(&self) -> Result<()> {
+        let failed = self
+            .failed
+            .iter()
+            .map(|(name, _)| format!("{name} could not be measured"));
+        let objections = self.comparisons.iter().filter_map(|comparison| {
+            Some(format!(
+                "{}: {}",
+                comparison.name,
+                comparison.objection.as_deref()?
+            ))
+        });
+        let all: Vec<String> = failed.chain(objections).collect();
+        if !all.is_empty() {
+            bail!("{}", all.join("; "));
+        }
+        Ok(())
+    }
+}
+
+/// A codec as `kjump` takes it.
+fn codec(name: &str) -> Result<String, String> {
+    let level = name.strip_prefix("zstd:").map(str::parse::<i32>);
+    match (name, level) {
+        ("none" | "lz4" | "zstd", _) | (_, Some(Ok(1..=19))) => Ok(name.to_owned()),
+        _ => Err("it is none, lz4, zstd or zstd:LEVEL with a level from 1 to 19".to_owned()),
+    }
+}
+
+/// A duration in words, for what is told beforehand.
+fn about(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds.div_ceil(60)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ratio::Pairs;
+    use super::*;
+
+    fn parsed(words: &str) -> Option<Arguments> {
+        Arguments::try_parse_from(words.split(' ')).ok()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+        let arguments = parsed(
+            "bench hibernate_vs_swsusp --contents random,free --codec zstd:5 --sizes 256,512",
+        )
+        .unwrap();
+        assert_eq!(arguments.contents, [Contents::Random, Contents::Free]);
+        assert_eq!(arguments.codec.as_deref(), Some("zstd:5"));
+        assert_eq!(arguments.sizes, [256, 512]);
+        assert_eq!(parsed("bench").unwrap().sizes.len(), 7);
+        for line in [
+            "bench --pairs 0",
+            "bench --codec lzo",
+            "bench --codec zstd:",
+            "bench --codec zstd:20",
+            "bench --contents full",
+            "bench --sizes 64",
+        ] {
+            assert!(parsed(line).is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_takes_long_has_to_be_named() {
+        let names = |asked: &[&str]| {
+            let asked: Vec<String> = asked.iter().map(ToString::to_string).collect();
+            let chosen = chosen(&asked).ok()?;
+            Some(chosen.iter().map(|entry| entry.name).collect::<Vec<_>>())
+        };
+        let all = names(&[]).unwrap();
+        assert!(all.len() == 4 && !all.contains(&"scaling"));
+        assert_eq!(names(&["scaling"]).unwrap(), ["scaling"]);
+        assert!(names(&["scale"]).is_none());
+    }
+
+    #[test]
+    fn results_have_a_shape_that_stays() {
+        let mut pairs = Pairs::default();
+        pairs.add(Duration::from_secs(1), Duration::from_secs(3));
+        let mut results = Results::default();
+        results.comparisons.push(Comparison {
+            name: "save_vs_makedumpfile_lzo".to_owned(),
+            pairs,
+            notes: String::new(),
+            facts: serde_json::Map::new(),
+            objection: None,
+        });
+        assert!(results.verdict().is_ok());
+        results.failed.push(("scaling", "no room".to_owned()));
+        let json = results.json(Some(0.5));
+        assert_eq!(json["version"], 1);
+        assert_eq!(json["comparisons"][0]["median"], 3.0);
+        assert_eq!(json["host"]["load_before"], 0.5);
+        assert_eq!(json["scaling"], Value::Null);
+        assert_eq!(json["failed"][0]["name"], "scaling");
+        assert!(results.verdict().is_err());
+        results.failed.clear();
+        results.comparisons[0].objection = Some("larger".to_owned());
+        assert!(
+            results
+                .verdict()
+                .unwrap_err()
+                .to_string()
+                .contains("larger")
+        );
+    }
+}

@@ -1,0 +1,375 @@
+//! One machine that hibernates and is resumed, by kjump or by its own kernel, and how long that takes.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::place::Place;
+use super::swsusp::{self, Compressor};
+use crate::build::{self, Binaries};
+use crate::console::{self, Line};
+use crate::lab::{Kernel, Lab};
+use crate::machine::{Fault, Machine, Platform};
+use crate::qemu::Vm;
+use crate::settings::Settings;
+use crate::{disk, runs_folder};
+
+/// What all content is made from.
+const SEED: u32 = 4;
+
+/// What A reports before and after, and must not change.
+const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
+
+/// The memory in MiB from which on there is room for the window that kjump chooses, besides the content and
+/// what is loaded; machines that have less are given a small one.
+const ROOMY: u32 = 512;
+
+/// The window of those.
+pub(crate) const SMALL_WINDOW: &str = "48M";
+
+/// How a machine is hibernated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By kjump, with the codec that is named, or its own choice.
+    Kjump(Option<String>),
+    /// The same with free pages, for a core that has all memory.
+    KjumpWhole,
+    /// By the kernel.
+    Swsusp(Compressor),
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kjump(None) => f.write_str("kjump"),
+            Self::Kjump(Some(codec)) => write!(f, "kjump-{codec}"),
+            Self::KjumpWhole => f.write_str("kjump-whole"),
+            Self::Swsusp(compressor) => write!(f, "swsusp-{}", compressor.name()),
+        }
+    }
+}
+
+/// A machine, and what it holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guest {
+    /// Memory in MiB.
+    pub(crate) memory: u32,
+    /// Number of CPUs.
+    pub(crate) cpus: u32,
+    /// Whether the CPUs run at once, and not in turns.
+    pub(crate) parallel: bool,
+    /// How much of memory is filled, in percent.
+    pub(crate) fill: u8,
+    /// How much of that compresses, in percent.
+    pub(crate) compressible: u8,
+}
+
+impl Guest {
+    /// Size of its disk in MiB: memory that does not compress at all, and some room for what describes it.
+    pub(crate) fn disk(&self) -> u64 {
+        u64::from(self.memory) * 5 / 4
+    }
+
+    /// How long one of its boots may take.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(180 + u64::from(self.memory) / 10)
+    }
+}
+
+/// What machines are made of, and where.
+pub(crate) struct Bed<'a> {
+    pub(crate) lab: &'a Lab,
+    pub(crate) binaries: &'a Binaries,
+    pub(crate) place: &'a Place,
+    pub(crate) verbose: bool,
+}
+
+/// A machine that is off.
+pub(crate) struct Hibernated<'a> {
+    bed: &'a Bed<'a>,
+    guest: Guest,
+    way: Way,
+    /// From the command until the machine was off.
+    pub(crate) took: Duration,
+    /// What its image takes on the disk, in bytes.
+    pub(crate) written: u64,
+    /// Its disk.
+    pub(crate) disk: PathBuf,
+    initramfs: PathBuf,
+    said: Vec<Line>,
+}
+
+/// A machine that went on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resumed {
+    /// From power on until A's process ran again.
+    pub(crate) took: Duration,
+    /// What was still in the swap area then, in MiB: the kernel writes it there when its image would be too
+    /// large.
+    pub(crate) swapped: u64,
+}
+
+impl Bed<'_> {
+    /// Boots `guest`, and hibernates it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not go off as it should, with the end of its console.
+    pub(crate) fn hibernate(&self, guest: Guest, way: &Way) -> Result<Hibernated<'_>> {
+        let (disk, initramfs) = (self.place.path("disk"), self.place.path("initramfs"));
+        let kernel = self.lab.kernel(Kernel::V6_12);
+        let role = match way {
+            Way::Kjump(_) | Way::KjumpWhole => {
+                disk::create(&disk, guest.disk())?;
+                build::initramfs(&initramfs, self.binaries, kernel)?;
+                "bench-kjump"
+            }
+            Way::Swsusp(_) => {
+                swsusp::create_swap(&disk, guest.disk())?;
+                build::bare_initramfs(&initramfs, self.binaries)?;
+                "bench-swsusp"
+            }
+        };
+        let mut hibernated = Hibernated {
+            bed: self,
+            guest,
+            way: way.clone(),
+            took: Duration::ZERO,
+            written: 0,
+            disk,
+            initramfs,
+            said: Vec::new(),
+        };
+        let (said, off) = hibernated.boot(role, 1)?;
+        let ready =
+            moment(&said, "ready").context("A did not say that it was ready to hibernate")?;
+        hibernated.took = off.saturating_sub(ready);
+        hibernated.written = allocated(&hibernated.disk)?;
+        hibernated.said = said;
+        Ok(hibernated)
+    }
+}
+
+impl Hibernated<'_> {
+    /// Switches the machine on again, until A went on and its content was compared.
+    ///
+    /// # Errors
+    ///
+    /// If A does not go on, or is not as it was; with the end of the console.
+    pub(crate) fn resume(&self) -> Result<Resumed> {
+        let role = match self.way {
+            Way::Kjump(_) | Way::KjumpWhole => "bench-kjump-resume",
+            Way::Swsusp(_) => "bench-swsusp-resume",
+        };
+        let (said, _) = self.boot(role, 2)?;
+        let back = moment(&said, "back").context("A did not say that it was back")?;
+        ensure!(
+            value(&said, "verdict") == Some("ok"),
+            "A did not say that all was well"
+        );
+        for thing in UNCHANGED {
+            let before = value(&self.said, &format!("before.{thing}"));
+            let after = value(&said, &format!("after.{thing}"));
+            ensure!(
+                before.is_some() && before == after,
+                "{thing} of A was {before:?}, and is {after:?}"
+            );
+        }
+        let swapped =
+            value(&said, "swapped").and_then(|value| value.strip_suffix(" MiB")?.parse().ok());
+        Ok(Resumed {
+            took: back,
+            swapped: swapped.context("A did not say how much was swapped out")?,
+        })
+    }
+
+    /// Runs the machine until it is off; returns what it said, and when it was off.
+    fn boot(&self, role: &str, number: u32) -> Result<(Vec<Line>, Duration)> {
+        let name = format!("bench-{}-{}-{number}.log", self.way, self.guest.memory);
+        let log = runs_folder().join(name);
+        let Bed { lab, verbose, .. } = self.bed;
+        let machine = Machine {
+            memory: self.guest.memory,
+            cpus: self.guest.cpus,
+            nodes: 1,
+            cpu: Settings::default().cpu,
+            parallel: self.guest.parallel,
+            platform: Platform::Bios,
+            disks: vec![self.disk.clone()],
+            fault: Fault::None,
+            control: None,
+            watchdog: false,
+            product: "lab",
+            kernel: lab.kernel(Kernel::V6_12).to_owned(),
+            initramfs: self.initramfs.clone(),
+            command_line: command_line(&self.guest, &self.way, role, number),
+        };
+        let mut vm = Vm::start(&machine, &log, self.guest.limit(), *verbose)?;
+        let mut said = Vec::new();
+        while let Some(line) = vm.next_line()? {
+            if let Some(why) = console::failure(&line.text) {
+                return Err(vm.failure(&format!("the guest failed:{why}")));
+            }
+            said.push(line);
+        }
+        let off = vm.age();
+        let last = if number == 1 { "ready" } else { "verdict" };
+        if value(&said, last).is_none() || !powered_off(&said) {
+            return Err(vm.failure(WENT_OFF));
+        }
+        if number == 1 && value(&said, "back").is_some() {
+            bail!("A was back before it was off; {} tells more", log.display());
+        }
+        Ok((said, off))
+    }
+}
+
+/// How an error begins that tells of a machine which went off without a word.
+const WENT_OFF: &str = "the machine went off too early";
+
+/// Whether QEMU is to blame, which fails now and then with CPUs that run at once: `Machine::parallel` tells
+/// how. A guest that went off without a word may be one of those.
+pub(crate) fn is_emulators_fault(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    text.contains("int3: 0000") || text.contains(WENT_OFF)
+}
+
+fn command_line(guest: &Guest, way: &Way, role: &str, number: u32) -> String {
+    let mut words = vec![
+        // As in scenarios, but that lines of little weight stay off the serial port, which is slow.
+        "console=ttyS0 panic=-1 printk.devkmsg=on loglevel=6 no_timer_check".to_owned(),
+        "lab.append=panic=-1,no_timer_check".to_owned(),
+        format!("lab.role={role}"),
+        format!("lab.seed={SEED}"),
+        format!("lab.fill={}", guest.fill),
+        format!("lab.compressible={}", guest.compressible),
+    ];
+    if guest.memory < ROOMY {
+        words.push(format!("lab.window={SMALL_WINDOW}"));
+    }
+    match way {
+        Way::Kjump(None) => {}
+        Way::Kjump(Some(codec)) => words.push(format!("lab.codec={codec}")),
+        Way::KjumpWhole => words.push("lab.keep_free=1".to_owned()),
+        Way::Swsusp(compressor) => {
+            words.push(format!("hibernate.compressor={}", compressor.name()));
+            if number == 2 {
+                words.push("resume=/dev/vda".to_owned());
+            }
+        }
+    }
+    words.join(" ")
+}
+
+/// Whether the machine was switched off, as the kernel tells whatever its console is set to
+/// (`kernel_power_off`, `kernel/reboot.c`), and did not just reset.
+fn powered_off(said: &[Line]) -> bool {
+    said.iter()
+        .any(|line| line.text.contains("reboot: Power down"))
+}
+
+/// When the guest first reported `key`, from power on.
+fn moment(said: &[Line], key: &str) -> Option<Duration> {
+    let line = said
+        .iter()
+        .find(|line| console::value(&line.text, key).is_some())?;
+    Some(line.at)
+}
+
+/// What the guest first reported of `key`.
+fn value<'a>(said: &'a [Line], key: &str) -> Option<&'a str> {
+    said.iter().find_map(|line| console::value(&line.text, key))
+}
+
+/// What the sparse file at `path` takes, in bytes.
+pub(crate) fn allocated(path: &Path) -> Result<u64> {
+    let metadata = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
+    // Blocks of 512 bytes, whatever the file system's are (stat(2)).
+    Ok(metadata.blocks() * 512)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GUEST: Guest = Guest {
+        memory: 512,
+        cpus: 2,
+        parallel: true,
+        fill: 40,
+        compressible: 50,
+    };
+
+    fn said(lines: &[(u64, &str)]) -> Vec<Line> {
+        let line = |&(seconds, text): &(u64, &str)| Line {
+            at: Duration::from_secs(seconds),
+            text: text.to_owned(),
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn the_first_report_is_the_moment() {
+        let said = said(&[
+            (1, "ready to run"),
+            (2, "[    1.9] lab: already=no"),
+            (3, "[    2.9] lab: ready=to hibernate"),
+            (4, "lab: ready=again"),
+        ]);
+        assert_eq!(moment(&said, "ready"), Some(Duration::from_secs(3)));
+        assert_eq!(value(&said, "ready"), Some("to hibernate"));
+        assert_eq!(moment(&said, "back"), None);
+        assert!(!powered_off(&said));
+        assert!(powered_off(&self::said(&[(
+            9,
+            "[    8.9] reboot: Power down"
+        )])));
+    }
+
+    #[test]
+    fn only_the_second_boot_of_swsusp_resumes() {
+        let way = Way::Swsusp(Compressor::Lzo);
+        let words = |number| command_line(&GUEST, &way, "role", number);
+        assert!(words(1).contains("hibernate.compressor=lzo"));
+        assert!(!words(1).contains("resume=") && words(2).contains("resume=/dev/vda"));
+        let codec = Way::Kjump(Some("zstd:3".to_owned()));
+        let words = command_line(&GUEST, &codec, "role", 1);
+        assert!(words.contains("lab.codec=zstd:3") && !words.contains("hibernate."));
+        assert!(words.contains("lab.fill=40 lab.compressible=50"));
+        assert!(!words.contains("lab.window"));
+        let small = Guest {
+            memory: 256,
+            ..GUEST
+        };
+        assert!(command_line(&small, &codec, "role", 1).contains("lab.window=48M"));
+    }
+
+    #[test]
+    fn only_what_qemu_does_is_repeated() {
+        let fault =
+            |text: &'static str| is_emulators_fault(&anyhow::anyhow!(text).context("boot 1"));
+        assert!(fault(
+            "a crash: [    1.2] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI"
+        ));
+        assert!(fault(WENT_OFF));
+        assert!(!fault(
+            "a crash: [ 1.2] Oops: general protection fault: 0000"
+        ));
+        assert!(!fault("the guest failed: memory: 1 wrong pages"));
+        assert!(!fault("not done after 180 s"));
+    }
+
+    #[test]
+    fn a_sparse_file_takes_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        disk::create(&path, 64).unwrap();
+        assert_eq!(allocated(&path).unwrap(), 0);
+        fs::write(&path, vec![1; 1 << 20]).unwrap();
+        assert!(allocated(&path).unwrap() >= 1 << 20);
+    }
+}
