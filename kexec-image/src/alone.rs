@@ -171,8 +171,6 @@ mod tests {
             direct_map: None,
             free_fill: None,
             uptime: 1,
-            platform: Platform::default(),
-            volumes: Vec::new(),
             vmcoreinfo: None,
             platform: Platform::default(),
             volumes: Vec::new(),

@@ -117,7 +117,7 @@ pub(crate) fn reach(segments: &mut [PlannedSegment<'_>], base: PhysRange, memory
 #[cfg(test)]
 mod tests {
     use vmcore::IoMem;
-    use vmcore::image::{ImageId, Paging, Platform};
+    use vmcore::image::{ImageId, Paging};
 
     use super::*;
     use crate::bzimage::tests::sample;
@@ -136,8 +136,6 @@ mod tests {
             direct_map: Some(0xffff_8880_0000_0000),
             free_fill: None,
             uptime: 1,
-            platform: Platform::default(),
-            volumes: Vec::new(),
             vmcoreinfo: PhysRange::new(0x3f00_0000, 0x3f00_1024),
             platform: vmcore::image::Platform::default(),
             volumes: Vec::new(),
