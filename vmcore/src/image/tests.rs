@@ -327,7 +327,7 @@ proptest! {
         let mut bytes = if piped { stream_of(&some_pages()) } else { image_of(&some_pages()) };
         let at = at.index(bytes.len());
         bytes[at] ^= by;
-        let said = (COMMIT_OFFSET + 52) as usize..RECORDS_OFFSET as usize;
+        let said = (COMMIT_OFFSET + 48) as usize..RECORDS_OFFSET as usize;
         let read = Image::open(bytes.as_slice()).and_then(|image| read_all(&image));
         // Behind what the commit record says nothing is said, and a pipe has no record.
         let no_record = COMMIT_OFFSET as usize..RECORDS_OFFSET as usize;
