@@ -59,14 +59,29 @@ pub(crate) fn binaries() -> Result<Binaries> {
 }
 
 /// Writes the initramfs of A and C to `path`: the guest's first process, the command under test, and
-/// the kernel that it is to boot.
+/// the kernel that it is to boot; its modules too, if they are asked for.
 ///
 /// It is not compressed: an emulated CPU takes longer to inflate it than to copy it.
-pub(crate) fn initramfs(path: &Path, binaries: &Binaries, kernel: &Path) -> Result<()> {
+pub(crate) fn initramfs(
+    path: &Path,
+    binaries: &Binaries,
+    kernel: &Path,
+    modules: bool,
+) -> Result<()> {
     let mut archive = guest_alone(binaries)?;
     archive.directory("/boot", 0o755)?;
     archive.file("/bin/kjump", 0o755, &read(&binaries.kjump)?)?;
     archive.file("/boot/bzImage", 0o644, &read(kernel)?)?;
+    if modules {
+        archive.directory("/modules", 0o755)?;
+        let folder = kernel.with_file_name("modules");
+        let listing = || format!("listing {}", folder.display());
+        for module in fs::read_dir(&folder).with_context(listing)? {
+            let path = module.with_context(listing)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            archive.file(&format!("/modules/{name}"), 0o644, &read(&path)?)?;
+        }
+    }
     write(path, archive)
 }
 

@@ -21,6 +21,10 @@ pub(crate) enum Course {
     SaveFails(&'static str, Change),
     /// B breaks down in this guest's role and says this, the machine restarts, and C finds no image.
     Breakdown(&'static str, Change, &'static str),
+    /// A is saved, and D fails to restore it three times: C gives up, unless it is forced.
+    Attempts,
+    /// A is saved, and this guest's role finds what it looks for.
+    SaveThen(&'static str),
     /// A is saved, and C refuses to resume it on what is no longer the same machine, or has gone on.
     Stale,
     /// Shell scripts play all parts; the function boots the machine as often as that takes, and tells what
@@ -191,6 +195,28 @@ impl Course {
                 let refused = phase("C refuses to resume", "lab: verdict=ok");
                 vec![first, Boot::expecting("", &[&[refused, OFF]])]
             }
+            Self::Attempts => {
+                let fails = Boot {
+                    cut: true,
+                    ..Boot::new("resume", &[&RESUME[..4]])
+                };
+                let refused = phase("C refuses to resume", "lab: verdict=ok");
+                vec![
+                    Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]),
+                    fails.clone(),
+                    fails.clone(),
+                    fails,
+                    Boot::expecting("the machine never went on", &[&[refused, OFF]]),
+                    Boot::new("resume-again", &[&RESUME, &[VERIFY, OFF]]),
+                ]
+            }
+            Self::SaveThen(role) => {
+                let well = phase("it boots and finds all as it must be", "lab: verdict=ok");
+                vec![
+                    Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]),
+                    Boot::new(role, &[&[well, OFF]]),
+                ]
+            }
             Self::Save => vec![Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]])],
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
@@ -213,6 +239,8 @@ impl Course {
             | Self::Save
             | Self::Loop
             | Self::Stale
+            | Self::SaveThen(_)
+            | Self::Attempts
             | Self::SaveFails(..)
             | Self::Breakdown(..)
             | Self::Play(_) => None,

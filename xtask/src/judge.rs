@@ -20,12 +20,13 @@ pub(crate) const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 /// Fails unless all is well with `boots`, which `run` led to, and with the file system on `disk`.
 pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> {
     let rounds = match run.scenario.course {
-        Course::Loop | Course::Bounce => run.settings.loops as usize,
+        Course::Loop | Course::Bounce | Course::Attempts => run.settings.loops as usize,
         Course::Alone(_)
         | Course::Spoilt(_)
         | Course::Save
         | Course::Stale
         | Course::Play(_)
+        | Course::SaveThen(_)
         | Course::Breakdown(..) => 0,
         Course::SaveFails(..) => 1,
     };

@@ -63,10 +63,11 @@ pub(crate) enum Event<'a> {
 /// Files that a machine is made of.
 pub(crate) struct Parts {
     /// Where they are; gone with this value.
-    folder: TempDir,
+    pub(crate) folder: TempDir,
     initramfs: PathBuf,
-    /// A's file system, the image, and a disk that is too small for an image.
-    pub(crate) disks: [PathBuf; 3],
+    /// A's file system, the image, a disk that is too small for an image, and those with other kinds of
+    /// file systems.
+    pub(crate) disks: Vec<PathBuf>,
     platform: Platform,
     /// What `blkdebug` is to do.
     rules: PathBuf,
@@ -163,7 +164,12 @@ impl Runner<'_> {
         }
         let path = |name| folder.path().join(name);
         let initramfs = path("initramfs");
-        build::initramfs(&initramfs, self.binaries, self.lab.kernel(settings.kernel))?;
+        build::initramfs(
+            &initramfs,
+            self.binaries,
+            self.lab.kernel(settings.kernel),
+            settings.kinds,
+        )?;
         let data = path("data");
         disk::create_ext4(&data, DATA_DISK)?;
         let image = path("image");
@@ -171,6 +177,10 @@ impl Runner<'_> {
         disk::create(&image, u64::from(settings.memory) * 5 / 4)?;
         let small = path("small");
         disk::create(&small, SMALL_DISK)?;
+        let mut disks = vec![data, image, small];
+        if settings.kinds {
+            disks.extend(disk::create_kinds(folder.path())?);
+        }
         let platform = if settings.uefi {
             let (code, template) = self.lab.ovmf();
             let variables = path("uefi-variables");
@@ -186,7 +196,7 @@ impl Runner<'_> {
             rules,
             folder,
             initramfs,
-            disks: [data, image, small],
+            disks,
             platform,
         })
     }
@@ -204,6 +214,7 @@ impl Runner<'_> {
             format!("lab.loops={}", settings.loops),
             format!("lab.churn={}", settings.churn),
             format!("lab.keep_free={}", u8::from(settings.keep_free)),
+            format!("lab.kinds={}", u8::from(settings.kinds)),
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.
             "no_timer_check".to_owned(),
@@ -250,10 +261,11 @@ impl Runner<'_> {
             cpu,
             parallel: settings.parallel,
             platform: parts.platform.clone(),
-            disks: parts.disks.to_vec(),
+            disks: parts.disks.clone(),
             product,
             fault,
             control: (boot.change == Change::Vanishes).then(|| parts.control.clone()),
+            logs: None,
             watchdog: boot.watchdog,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
             initramfs: parts.initramfs.clone(),

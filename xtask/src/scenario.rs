@@ -103,6 +103,21 @@ pub(crate) fn all() -> Vec<Scenario> {
         )
         .on(small()),
         scenario(
+            "attempts",
+            "D fails to restore A three times: C boots normally, and resumes A only if it is forced",
+            Course::Attempts,
+        )
+        .on(small()),
+        scenario(
+            "stale-kinds",
+            "XFS, btrfs, FAT and swap that were used are noticed, each by itself",
+            Course::SaveThen("stale-kinds"),
+        )
+        .on(Settings {
+            kinds: true,
+            ..small()
+        }),
+        scenario(
             "save-full",
             "the disk for the image is full: A hears of it, goes on, and hibernates to another",
             Course::SaveFails("save-full", Change::Nothing),

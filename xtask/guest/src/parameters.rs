@@ -32,6 +32,8 @@ pub(crate) struct Parameters {
     pub(crate) keep_free: bool,
     /// `lab.codec`: what `kjump hibernate --codec` is given, if anything.
     pub(crate) codec: Option<String>,
+    /// `lab.kinds`: whether there are file systems of all kinds, as 0 or 1.
+    pub(crate) kinds: bool,
 }
 
 /// What this machine is for.
@@ -60,6 +62,10 @@ pub(crate) enum Role {
     Refused,
     /// C, which must not resume A after A's file system was used.
     Stale,
+    /// C, which uses one of A's file systems after the other.
+    StaleKinds,
+    /// C, which resumes A although that failed too often.
+    ResumeAgain,
     /// C after a power cut, which resumes A, or boots normally if there is nothing to resume.
     Recover,
     /// A, whose image does not fit, and then does.
@@ -84,7 +90,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 21] = [
+    const NAMES: [(&str, Self); 23] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("resume", Self::Resume),
@@ -97,6 +103,8 @@ impl Role {
         ("refused", Self::Refused),
         ("stale", Self::Stale),
         ("recover", Self::Recover),
+        ("resume-again", Self::ResumeAgain),
+        ("stale-kinds", Self::StaleKinds),
         ("save-full", Self::SaveFull),
         ("save-io-error", Self::SaveIoError),
         ("save-vanishes", Self::SaveVanishes),
@@ -132,6 +140,7 @@ impl Parameters {
             append: String::new(),
             keep_free: false,
             codec: None,
+            kinds: false,
         };
         let ours = line
             .split_whitespace()
@@ -161,13 +170,8 @@ impl Parameters {
                 "spoil" => parameters.spoil = Some(value.to_owned()),
                 "expect" => parameters.expect = value.replace(',', " ").to_lowercase(),
                 "append" => parameters.append = value.replace(',', " "),
-                "keep_free" => {
-                    parameters.keep_free = match value {
-                        "0" => false,
-                        "1" => true,
-                        _ => bail!(wrong()),
-                    }
-                }
+                "keep_free" => parameters.keep_free = switch(value).with_context(wrong)?,
+                "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
                 _ => bail!("unknown parameter lab.{key}"),
             }
         }
@@ -183,6 +187,15 @@ impl Parameters {
         }
         parameters.role = role.context("no lab.role on the kernel command line")?;
         Ok(parameters)
+    }
+}
+
+/// A switch that is 0 or 1.
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
     }
 }
 

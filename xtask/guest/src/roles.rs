@@ -17,7 +17,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{bench, console, kjump, machine, refusals, save, stale};
+use crate::{bench, console, kinds, kjump, machine, refusals, save, stale};
 
 /// How much of memory C keeps full of that, in percent. With more there would be no room for the next
 /// kernel.
@@ -32,7 +32,8 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
     match parameters.role {
         Role::Bounce => bounce(parameters),
         Role::Hibernate => hibernate(parameters),
-        Role::Resume => resume(parameters),
+        Role::Resume => resume(parameters, &[]),
+        Role::ResumeAgain => resume(parameters, &["--force-again"]),
         Role::DoctorYes => doctor_yes(),
         Role::DoctorNo => refusals::ask(refusals::WITHOUT_KEXEC_JUMP),
         Role::Refusals => refuse(parameters),
@@ -41,6 +42,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SelfCheck => self_check(parameters),
         Role::Refused => stale::refused(&parameters.expect),
         Role::Stale => stale::stale(),
+        Role::StaleKinds => kinds::stale(),
         Role::Recover => recover(parameters),
         Role::SaveFull => fail_and_hibernate(parameters, save::full),
         Role::SaveIoError => fail_and_hibernate(parameters, save::io_error),
@@ -67,6 +69,9 @@ fn bounce(parameters: &Parameters) -> Result<()> {
 
 /// A jumps to B, which saves A and powers off; C and D, run later by the lab, bring A back.
 fn hibernate(parameters: &Parameters) -> Result<()> {
+    if parameters.kinds {
+        kinds::use_all()?;
+    }
     let image = disk::image_disk()?;
     let mut hibernate = vec!["hibernate", "--image", &image];
     hibernate.extend(kjump::load_options(parameters));
@@ -140,7 +145,7 @@ fn save_fails(parameters: &Parameters) -> Result<()> {
 }
 
 /// C: makes sure that free memory holds nothing of value, and resumes A.
-fn resume(parameters: &Parameters) -> Result<()> {
+fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     let percent = parameters.fill + parameters.churn;
     let kept = junk(percent.min(KEPT_AT_MOST))?;
     let dropped = junk(percent.saturating_sub(KEPT_AT_MOST))?;
@@ -151,6 +156,7 @@ fn resume(parameters: &Parameters) -> Result<()> {
     let image = disk::image_disk()?;
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
+    resume.extend(more);
     kjump::run(&resume)?;
     // It is held until now: a kernel may clear what is freed, and a page that is not restored must not
     // be right by chance.
