@@ -559,3 +559,21 @@ fn an_identity_that_no_header_holds_is_none() {
     }
     assert_eq!(Identity::from_notes(&long.to_note()), None);
 }
+
+/// What is saved is whole pages, whatever the machine says.
+#[test]
+fn a_window_that_ends_anywhere_leaves_whole_pages() {
+    let mut torn = identity(8);
+    torn.window = range(FIRST * PAGE_SIZE + 0x1080, FIRST * PAGE_SIZE + 0x2345);
+    let saved = torn.saved_memory();
+    assert!(
+        saved
+            .ranges()
+            .all(|range| range.start().is_aligned(PAGE_SIZE) && range.end().is_aligned(PAGE_SIZE))
+    );
+    assert!(!saved.covers(range(
+        FIRST * PAGE_SIZE + 0x1000,
+        FIRST * PAGE_SIZE + 0x2000
+    )));
+    assert!(saved.covers(range(FIRST * PAGE_SIZE, FIRST * PAGE_SIZE + 0x1000)));
+}
