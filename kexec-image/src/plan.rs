@@ -157,20 +157,53 @@ impl<'a> LoadPlan<'a> {
         }
     }
 
-    /// The segments in the form that `kexec_load(2)` takes.
+    /// The segments in the form that `kexec_load(2)` takes: from the highest to the lowest, and the
+    /// longest stretch of zeros in as many as there may be.
+    ///
+    /// The kernel takes a page elsewhere for each page of a segment, in order. One that a later segment is
+    /// for it puts aside, in front of those that it put aside before, and looks through them for each page
+    /// that follows (`kimage_alloc_page` in `kernel/kexec_core.c`). Free memory is handed out in ascending
+    /// order, so that what was put aside last is what the next lower segment begins with. In the order of
+    /// their addresses, the time grows with the square of the size where the window is free.
     ///
     /// # Errors
     ///
     /// None in a plan that is sound; [`kexec_sys::Error`] names the segment else.
     pub fn to_segments(&self) -> Result<Vec<Segment<'_>>, kexec_sys::Error> {
-        self.segments
-            .iter()
-            .map(|segment| {
-                let start = segment.memory.start().get();
-                Segment::new(&segment.bytes, start, segment.memory.len())
-            })
-            .collect()
+        let spare = MAX_SEGMENTS.saturating_sub(self.segments.len()) as u64;
+        let most_zeros = self.segments.iter().map(zeros).max().unwrap_or(0);
+        let piece = match most_zeros.checked_div(spare) {
+            Some(share) => share.next_multiple_of(PAGE_SIZE).max(PAGE_SIZE),
+            None => u64::MAX,
+        };
+        let mut pieces = spare;
+        let mut list = Vec::new();
+        for segment in self.segments.iter().rev() {
+            let start = segment.memory.start().get();
+            let mut len = segment.memory.len();
+            if zeros(segment) == most_zeros {
+                let mut zeros = most_zeros;
+                while pieces > 0 && zeros > 0 {
+                    let taken = piece.min(zeros);
+                    (len, zeros, pieces) = (len - taken, zeros - taken, pieces - 1);
+                    // A segment of zeros alone is what is left over of it.
+                    if len > 0 {
+                        list.push(Segment::new(b"", start + len, taken)?);
+                    } else {
+                        len = taken;
+                    }
+                }
+            }
+            list.push(Segment::new(&segment.bytes, start, len)?);
+        }
+        Ok(list)
     }
+}
+
+/// How many bytes behind those of `segment` are zeros, in whole pages.
+fn zeros(segment: &PlannedSegment<'_>) -> u64 {
+    let bytes = (segment.bytes.len() as u64).next_multiple_of(PAGE_SIZE);
+    segment.memory.len().saturating_sub(bytes)
 }
 
 /// A line for each segment, and one for the entry.
@@ -187,6 +220,8 @@ impl fmt::Display for LoadPlan<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn range(start: u64, end: u64) -> PhysRange {
@@ -207,6 +242,42 @@ mod tests {
         assert_eq!(kept.memory, range(0x1234_5000, 0x1234_6000));
         assert_eq!(kept.bytes, page);
         assert!(plan.to_segments().is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_loaded_is_what_was_planned(sizes in prop::collection::vec((1..40u64, 0..0x9000usize), 1..17)) {
+            let mut start = 0x10_0000;
+            let segments = sizes.iter().map(|&(pages, bytes)| {
+                let memory = PhysRange::from_len(PhysAddr::new(start), pages * PAGE_SIZE).unwrap();
+                start += (pages + pages % 2) * PAGE_SIZE;
+                let bytes: Vec<u8> = (0..bytes.min(memory.len() as usize)).map(|at| at as u8).collect();
+                PlannedSegment { what: "test", memory, bytes: bytes.into() }
+            });
+            let plan = LoadPlan::new(Purpose::Save, PhysAddr::new(0x1000), segments.collect()).unwrap();
+            let loaded = plan.to_segments().unwrap();
+            prop_assert!(loaded.len() <= MAX_SEGMENTS);
+            prop_assert!(loaded.is_sorted_by(|one, next| one.mem() >= next.end()));
+            for planned in plan.segments() {
+                let within = loaded.iter().filter(|loaded| {
+                    planned.memory.contains(PhysAddr::new(loaded.mem()))
+                });
+                let (mut len, mut bytes) = (0, Vec::new());
+                for segment in within {
+                    len += segment.memsz();
+                    if !segment.buf().is_empty() {
+                        prop_assert_eq!(segment.mem(), planned.memory.start().get());
+                        bytes.extend_from_slice(segment.buf());
+                    }
+                }
+                prop_assert_eq!(len, planned.memory.len());
+                prop_assert_eq!(bytes, planned.bytes.to_vec());
+            }
+            // The longest stretch of zeros is shared out, if there is one.
+            let longest: u64 = plan.segments().iter().map(zeros).max().unwrap() / PAGE_SIZE;
+            let pieces = (longest as usize).min(MAX_SEGMENTS - sizes.len());
+            prop_assert!(loaded.len() >= sizes.len() + pieces / 2);
+        }
     }
 
     #[test]

@@ -13,6 +13,9 @@
 //!   the next kernel is of the same release, so that its timer ticks as often.
 //! * That the local APIC's timer is not needed: the running kernel has another timer that ticks for all
 //!   CPUs, the HPET.
+//! * That ACPI need not be asked where interrupts of PCI devices go: the machine is one of QEMU's, and its
+//!   firmware left a table that tells it (MP table). That firmware has a program in its ACPI tables which
+//!   makes the whole table anew for each device that is switched on, 80 million instructions at a time.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read as _};
@@ -30,6 +33,7 @@ pub struct Calibration {
     tsc_khz: Option<u64>,
     loops_per_jiffy: Option<u64>,
     apic_timer_spared: bool,
+    acpi_routing_spared: bool,
 }
 
 impl Calibration {
@@ -47,6 +51,7 @@ impl Calibration {
             &device("clockevents/clockevent0/current_device"),
             &device("clockevents/broadcast/current_device"),
         )
+        .on_machine_by(&fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default())
     }
 
     /// From the kernel's log, the clock that it keeps its time by, the timer of its first CPU, and the
@@ -55,11 +60,13 @@ impl Calibration {
         // "lapic-deadline" needs no calibration.
         let apic_timer_spared = timer.trim() == "lapic" && broadcast.trim() == "hpet";
         let measured = (clock.trim() == "tsc").then(|| Frequency::from_log(log));
+        let known = Self {
+            apic_timer_spared,
+            acpi_routing_spared: log.contains("found SMP MP-table at "),
+            ..Self::default()
+        };
         let Some(frequency) = measured.flatten() else {
-            return Self {
-                apic_timer_spared,
-                ..Self::default()
-            };
+            return known;
         };
         let loops = loops_per_jiffy(log).filter(|loops| {
             TICKS_PER_SECOND
@@ -69,7 +76,15 @@ impl Calibration {
         Self {
             tsc_khz: Some(frequency.refined),
             loops_per_jiffy: loops,
-            apic_timer_spared,
+            ..known
+        }
+    }
+
+    /// The MP tables of other firmware are older than its ACPI tables, and may be wrong by now.
+    fn on_machine_by(self, vendor: &str) -> Self {
+        Self {
+            acpi_routing_spared: self.acpi_routing_spared && vendor.trim() == "QEMU",
+            ..self
         }
     }
 
@@ -92,6 +107,9 @@ impl Calibration {
         }
         if self.apic_timer_spared {
             parameters.push("noapictimer".to_owned());
+        }
+        if self.acpi_routing_spared {
+            parameters.push("acpi=noirq".to_owned());
         }
         parameters.join(" ")
     }
@@ -263,6 +281,19 @@ clocksource: Switched to clocksource tsc
         assert!(!spared("lapic\n", "pit\n"));
         assert!(!spared("lapic\n", "(null)\n"));
         assert!(!spared("", ""));
+    }
+
+    #[test]
+    fn acpi_is_spared_only_where_the_other_table_is_known_to_be_right() {
+        let parameters = |log, vendor| {
+            let known = Calibration::from_state(log, "", "", "").on_machine_by(vendor);
+            known.parameters(true)
+        };
+        let log = "found SMP MP-table at [mem 0x000f5b80-0x000f5b8f]\n";
+        assert_eq!(parameters(log, "QEMU\n"), "acpi=noirq");
+        assert_eq!(parameters(log, "LENOVO\n"), "");
+        assert_eq!(parameters(log, ""), "");
+        assert_eq!(parameters(LOG, "QEMU\n"), "");
     }
 
     #[test]

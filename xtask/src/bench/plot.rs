@@ -91,8 +91,15 @@ impl Plot {
             &self.title,
         );
         text(&mut svg, (LEFT, 48.0), "fill=\"#555\"", &self.subtitle);
+        // All have the same memory below them.
+        let all = self.panels.iter().flat_map(|panel| &panel.series);
+        let memory = bounds(all.flat_map(|series| &series.points).map(|point| point.0));
         for (number, panel) in self.panels.iter().enumerate() {
-            panel.draw(&mut svg, number as f64 * (LEFT + WIDTH + RIGHT) + LEFT);
+            panel.draw(
+                &mut svg,
+                number as f64 * (LEFT + WIDTH + RIGHT) + LEFT,
+                memory,
+            );
         }
         svg.push_str("</svg>\n");
         svg
@@ -100,16 +107,17 @@ impl Plot {
 }
 
 impl Panel {
-    /// Draws it with the left end of its drawing area at `left`.
-    fn draw(&self, svg: &mut String, left: f64) {
+    /// Draws it with the left end of its drawing area at `left`, and `memory` from its left to its right.
+    fn draw(&self, svg: &mut String, left: f64, memory: Option<(f64, f64)>) {
         text(svg, (left, TOP - 14.0), "font-weight=\"bold\"", &self.title);
         let bottom = TOP + HEIGHT;
         let _ = writeln!(
             svg,
             "<rect x=\"{left}\" y=\"{TOP}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"none\" stroke=\"#888\"/>"
         );
-        let all = || self.series.iter().flat_map(|series| &series.points);
-        let Some((from, to)) = bounds(all().map(|point| point.0)) else {
+        let all = self.series.iter().flat_map(|series| &series.points);
+        let (Some((from, to)), Some((low, high))) = (memory, bounds(all.map(|point| point.1)))
+        else {
             let middle = (left + WIDTH / 2.0, TOP + HEIGHT / 2.0);
             text(
                 svg,
@@ -126,7 +134,6 @@ impl Panel {
             start: left,
             end: left + WIDTH,
         };
-        let (low, high) = bounds(all().map(|point| point.1)).unwrap_or((1.0, 1.0));
         let y = Axis {
             from: low / 1.3,
             to: high * 1.3,
@@ -140,7 +147,7 @@ impl Panel {
                 svg,
                 (at, bottom + 18.0),
                 "text-anchor=\"middle\"",
-                &memory(tick),
+                &size(tick),
             );
         }
         for tick in decimals(y.from, y.to) {
@@ -286,7 +293,7 @@ fn decimals(from: f64, to: f64) -> Vec<f64> {
 }
 
 /// A size of so many MiB.
-fn memory(mib: f64) -> String {
+fn size(mib: f64) -> String {
     if mib < 1024.0 {
         format!("{mib} MiB")
     } else {

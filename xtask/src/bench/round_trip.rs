@@ -29,7 +29,7 @@ const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 const ROOMY: u32 = 512;
 
 /// The window of those.
-pub(crate) const SMALL_WINDOW: &str = "64M";
+pub(crate) const SMALL_WINDOW: &str = "48M";
 
 /// How a machine is hibernated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -345,7 +345,7 @@ mod tests {
             memory: 256,
             ..GUEST
         };
-        assert!(command_line(&small, &codec, "role", 1).contains("lab.window=64M"));
+        assert!(command_line(&small, &codec, "role", 1).contains("lab.window=48M"));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! `save_vs_makedumpfile_lzo` and `save_vs_makedumpfile_zlib`: the same core, compressed by both.
 
 use std::fs::{self, File};
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +15,9 @@ use super::place::Place;
 use super::ratio::{Comparison, Pairs};
 use super::{Bench, host, say};
 use crate::lab::Tools;
+
+/// How long a tool may take.
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// A way of makedumpfile's to compress, and what of ours stands beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +144,7 @@ pub(crate) fn ours(kjump: &Path, codec: &str, core: &Path, output: &Path) -> Res
     command.arg("convert").arg(core).arg(output);
     command.args(["--format", "kjump", "--codec", codec, "--threads"]);
     command.arg(host::cpus().to_string());
-    timed("kjump", &mut command, output)
+    timed("kjump", &mut command, output, LIMIT)
 }
 
 /// With how many threads makedumpfile is faster: one for each CPU, or none of its own. Its threads wait for
@@ -154,15 +159,21 @@ pub(crate) fn better_threads(
     if cpus < 2 {
         return Ok(None);
     }
-    let alone = theirs(tools, rival, None, core, output)?;
-    let together = theirs(tools, rival, Some(cpus), core, output)?;
-    say!(
-        "  makedumpfile {}: {:.2} s without threads, {:.2} s with {cpus}",
-        rival.option(),
-        alone.took.as_secs_f64(),
-        together.took.as_secs_f64()
-    );
-    Ok((together.took < alone.took).then_some(cpus))
+    let name = format!("makedumpfile {}", rival.option());
+    let alone = theirs(tools, rival, None, core, output)?.took;
+    say!("  {name}: {:.2} s without threads", alone.as_secs_f64());
+    let mut command = makedumpfile(tools, rival, Some(cpus), core, output);
+    match timed(&name, &mut command, output, alone * 2) {
+        Ok(together) => {
+            let together = together.took;
+            say!("  {name}: {:.2} s with {cpus}", together.as_secs_f64());
+            Ok((together < alone).then_some(cpus))
+        }
+        Err(error) => {
+            say!("  with {cpus} threads, {error:#}");
+            Ok(None)
+        }
+    }
 }
 
 /// Has makedumpfile do the same.
@@ -173,26 +184,48 @@ pub(crate) fn theirs(
     core: &Path,
     output: &Path,
 ) -> Result<Written> {
+    let mut command = makedumpfile(tools, rival, threads, core, output);
+    timed("makedumpfile", &mut command, output, LIMIT)
+}
+
+fn makedumpfile(
+    tools: &Tools,
+    rival: Rival,
+    threads: Option<usize>,
+    core: &Path,
+    output: &Path,
+) -> Command {
     let mut command = tools.command("makedumpfile");
     command.args(["--message-level", "4", rival.option(), "-d", "17"]);
     if let Some(threads) = threads {
         command.arg("--num-threads").arg(threads.to_string());
+        // The C library looks for it when the first thread ends, and does not always find it.
+        command.env("LD_PRELOAD", tools.library("libgcc_s.so.1"));
     }
     command.arg(core).arg(output);
-    timed("makedumpfile", &mut command, output)
+    command
 }
 
-/// Runs a tool that writes `output`, and waits until that is on the device, as `kjump` itself does.
-fn timed(name: &str, command: &mut Command, output: &Path) -> Result<Written> {
+/// Runs a tool that writes `output`, within `limit`, and waits until that is on the device, as `kjump` itself
+/// does.
+fn timed(name: &str, command: &mut Command, output: &Path, limit: Duration) -> Result<Written> {
     remove(output)?;
+    let mut said = tempfile::tempfile().context("making a file")?;
+    let copy = || said.try_clone().context("copying a file handle");
+    command.stdin(Stdio::null()).stdout(copy()?).stderr(copy()?);
     let started = Instant::now();
-    let result = command
-        .output()
+    let child = command
+        .spawn()
         .with_context(|| format!("starting {name}"))?;
-    if !result.status.success() {
-        let text = [result.stdout, result.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        bail!("{name} failed: {}\n{}", result.status, text.trim_end());
+    let Some(status) = wait(child, limit)? else {
+        remove(output)?;
+        bail!("{name} is not done after {:.1} s", limit.as_secs_f64());
+    };
+    if !status.success() {
+        let mut text = String::new();
+        said.rewind()?;
+        said.read_to_string(&mut text)?;
+        bail!("{name} failed: {status}\n{}", text.trim_end());
     }
     let file = File::open(output).with_context(|| format!("{name} wrote nothing"))?;
     file.sync_all().context("waiting for the device")?;
@@ -201,6 +234,24 @@ fn timed(name: &str, command: &mut Command, output: &Path) -> Result<Written> {
     drop(file);
     remove(output)?;
     Ok(Written { took, bytes })
+}
+
+/// Waits for the end of a process; `None` if it had to be stopped after `limit`.
+fn wait(mut child: Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().context("waiting for a tool")? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= until {
+            // Both fail only for a process that has ended meanwhile.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Ok(None);
+        }
+        // So much is what a time may be wrong by.
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -234,10 +285,10 @@ mod tests {
     use super::*;
 
     /// A shell in place of a tool.
-    fn shell(script: &str, output: &Path) -> Result<Written> {
+    fn shell(script: &str, output: &Path, limit: Duration) -> Result<Written> {
         let mut command = Command::new("sh");
         command.args(["-c", script, "tool"]).arg(output);
-        timed("tool", &mut command, output)
+        timed("tool", &mut command, output, limit)
     }
 
     #[test]
@@ -247,7 +298,7 @@ mod tests {
         // What another run left is gone before the tool starts, and its own output is gone after.
         fs::write(&output, "old").unwrap();
         let script = "test ! -e \"$1\" && sleep 0.1 && printf 12345 > \"$1\"";
-        let written = shell(script, &output).unwrap();
+        let written = shell(script, &output, LIMIT).unwrap();
         assert_eq!(written.bytes, 5);
         assert!(written.took >= Duration::from_millis(100));
         assert!(!output.exists());
@@ -257,15 +308,25 @@ mod tests {
     fn a_tool_that_fails_or_writes_nothing_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("output");
-        let error = shell("echo no such option >&2; exit 2", &output)
+        let error = shell("echo no such option >&2; exit 2", &output, LIMIT)
             .unwrap_err()
             .to_string();
         assert!(
             error.contains("exit status: 2") && error.contains("no such option"),
             "{error}"
         );
-        let error = shell("true", &output).unwrap_err().to_string();
+        let error = shell("true", &output, LIMIT).unwrap_err().to_string();
         assert!(error.contains("wrote nothing"), "{error}");
+    }
+
+    #[test]
+    fn a_tool_that_hangs_is_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("output");
+        let limit = Duration::from_millis(50);
+        let error = shell("echo > \"$1\"; exec sleep 60", &output, limit).unwrap_err();
+        assert!(error.to_string().contains("not done"), "{error}");
+        assert!(!output.exists());
     }
 
     #[test]

@@ -344,10 +344,8 @@ fn subtitle(points: &[Point], contents: Contents) -> String {
     let swapped: Vec<String> = swapped.map(|point| point.memory.to_string()).collect();
     let mut text = format!("{}; both axes are logarithmic", contents.describe());
     if !swapped.is_empty() {
-        text.push_str(&format!(
-            "; at {} MiB swsusp swapped out what its image had no room for",
-            swapped.join(", ")
-        ));
+        let swapped = swapped.join(", ");
+        text.push_str(&format!("; swsusp had to swap out at {swapped} MiB"));
     }
     text
 }
@@ -428,9 +426,11 @@ mod tests {
     #[test]
     fn the_picture_tells_where_the_kernel_swapped() {
         let mut points = [256, 512, 1024].map(point);
-        assert!(!subtitle(&points, Contents::Mixed).contains("swapped"));
+        assert!(!subtitle(&points, Contents::Mixed).contains("swap"));
         (points[0].swapped, points[1].swapped, points[2].swapped) = (Some(91), Some(94), Some(0));
-        assert!(subtitle(&points, Contents::Mixed).contains("at 256, 512 MiB swsusp swapped"));
+        assert!(
+            subtitle(&points, Contents::Mixed).contains("swsusp had to swap out at 256, 512 MiB")
+        );
     }
 
     #[test]

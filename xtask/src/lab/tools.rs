@@ -182,6 +182,11 @@ impl Tools {
             .map(|package| &*package.version)
     }
 
+    /// A library that came with them, by the name of its file.
+    pub(crate) fn library(&self, name: &str) -> PathBuf {
+        self.root.join(LIBRARIES).join(name)
+    }
+
     /// The directory that the packages were unpacked in.
     pub(crate) fn root(&self) -> &Path {
         &self.root

@@ -110,8 +110,8 @@ pub(crate) fn files(
         // This will be told when it is to be loaded.
         Err(_) => (None, false),
     };
-    let clocks = Calibration::read().parameters(same_release);
-    let more = format!("{clocks} {}", options.append);
+    let known = Calibration::read().parameters(same_release);
+    let more = unless_said(&known, &options.append);
     Ok(Files {
         path,
         kernel,
@@ -119,6 +119,20 @@ pub(crate) fn files(
         initramfs,
         append: append(role, image, &machine::command_line()?, &more)?,
     })
+}
+
+/// The parameters `own` that the user did not name, and then the user's.
+fn unless_said(own: &str, users: &str) -> String {
+    fn name(parameter: &str) -> &str {
+        parameter.split('=').next().unwrap_or_default()
+    }
+    let said = |own: &str| CommandLine::parameters(users).any(|users| name(users) == name(own));
+    let mut line = CommandLine::new();
+    for parameter in CommandLine::parameters(own).filter(|own| !said(own)) {
+        line.append(parameter);
+    }
+    line.append(users);
+    line.as_str().to_owned()
 }
 
 /// What the command line of a kernel in `role` has besides what makes it work. A panic must not leave
@@ -206,6 +220,16 @@ mod tests {
             assert_eq!(Role::from_command_line(&line), Some(role));
         }
         assert!(append(Role::Save, Some(Path::new("/dev/a b")), "", "").is_err());
+    }
+
+    #[test]
+    fn what_the_user_says_counts() {
+        let own = "tsc_early_khz=2596105 lpj=10380132 acpi=noirq";
+        assert_eq!(unless_said(own, ""), own);
+        assert_eq!(
+            unless_said(own, "acpi=force loglevel=7 lpj=1"),
+            "tsc_early_khz=2596105 acpi=force loglevel=7 lpj=1"
+        );
     }
 
     #[test]
