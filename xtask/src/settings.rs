@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) append: String,
     /// Whether free pages are saved too.
     pub(crate) keep_free: bool,
+    /// Whether the image is encrypted.
+    pub(crate) encrypted: bool,
 }
 
 /// What most scenarios run on.
@@ -58,6 +60,7 @@ impl Default for Settings {
             nodes: 1,
             append: String::new(),
             keep_free: false,
+            encrypted: false,
         }
     }
 }
@@ -107,6 +110,9 @@ pub(crate) struct Overrides {
     /// Save free pages too
     #[arg(long)]
     keep_free: bool,
+    /// Encrypt the image
+    #[arg(long)]
+    encrypted: bool,
 }
 
 impl Overrides {
@@ -127,6 +133,7 @@ impl Overrides {
             nodes: self.nodes.unwrap_or(settings.nodes),
             append: self.append.unwrap_or(settings.append),
             keep_free: self.keep_free || settings.keep_free,
+            encrypted: self.encrypted || settings.encrypted,
         }
     }
 }
@@ -164,7 +171,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_changed() {
         let line = "vm --kernel 6.1 --memory 4096 --cpus 4 --cpu qemu64 --parallel --kaslr off --uefi --fill 62 \
-                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free";
+                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --encrypted";
         assert_eq!(
             settings(line),
             Some(Settings {
@@ -182,6 +189,7 @@ mod tests {
                 nodes: 2,
                 append: "init_on_free=1".to_owned(),
                 keep_free: true,
+                encrypted: true,
             })
         );
     }

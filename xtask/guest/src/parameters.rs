@@ -32,6 +32,8 @@ pub(crate) struct Parameters {
     pub(crate) keep_free: bool,
     /// `lab.codec`: what `kjump hibernate --codec` is given, if anything.
     pub(crate) codec: Option<String>,
+    /// `lab.encrypted`: whether the image is encrypted, as 0 or 1.
+    pub(crate) encrypted: bool,
 }
 
 /// What this machine is for.
@@ -132,6 +134,7 @@ impl Parameters {
             append: String::new(),
             keep_free: false,
             codec: None,
+            encrypted: false,
         };
         let ours = line
             .split_whitespace()
@@ -163,6 +166,13 @@ impl Parameters {
                 "append" => parameters.append = value.replace(',', " "),
                 "keep_free" => {
                     parameters.keep_free = match value {
+                        "0" => false,
+                        "1" => true,
+                        _ => bail!(wrong()),
+                    }
+                }
+                "encrypted" => {
+                    parameters.encrypted = match value {
                         "0" => false,
                         "1" => true,
                         _ => bail!(wrong()),
