@@ -17,7 +17,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{bench, console, kinds, kjump, machine, refusals, save, stale};
+use crate::{bench, console, key, kinds, kjump, machine, refusals, save, stale};
 
 /// How much of memory C keeps full of that, in percent. With more there would be no room for the next
 /// kernel.
@@ -81,6 +81,9 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
     hibernate.extend(kjump::load_options(parameters));
     if parameters.keep_free {
         hibernate.push("--keep-free");
+    }
+    if parameters.encrypted {
+        hibernate.extend(key::options()?);
     }
     leave_and_come_back(parameters, || {
         console::report("processes", &machine::processes()?);
@@ -172,6 +175,10 @@ fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
     resume.extend(more);
+    if parameters.encrypted {
+        key::refuse_others(&resume)?;
+        resume.extend(key::options()?);
+    }
     kjump::run(&resume)?;
     // It is held until now: a kernel may clear what is freed, and a page that is not restored must not
     // be right by chance.
