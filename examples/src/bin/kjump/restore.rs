@@ -8,7 +8,7 @@ use kjump::{Restoration, Verify, memory_device, open_memory};
 
 use crate::cli;
 use crate::patience;
-use crate::report::{self, Meter, say, size};
+use crate::report::{self, say, size};
 use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
@@ -77,7 +77,7 @@ fn restore(
     if verify == Verify::Full {
         self::verify(&restoration)?;
     }
-    let mut meter = Meter::new("restoring");
+    let mut meter = report::meter("restoring");
     let restored = restoration.restore(memory, &mut |at| meter.update(at))?;
     meter.finish("restored");
     if !is_memory {
@@ -96,7 +96,7 @@ fn restore(
 
 /// Checks all of the image.
 fn verify(restoration: &Restoration) -> Result<()> {
-    let mut meter = Meter::new("verifying");
+    let mut meter = report::meter("verifying");
     restoration.verify(&mut |at| meter.update(at))?;
     meter.finish("verified");
     Ok(())

@@ -10,12 +10,12 @@ use kjump::memory::image::{Codec, Image, ImageStream};
 use kjump::restore::{verify_image, verify_stream};
 use kjump::threads_for;
 
-use crate::report::{self, Meter, say};
+use crate::report::{self, say};
 
 /// `kjump verify`
 pub(crate) fn run(path: &Path) -> Result<()> {
     let is_stream = path == Path::new("-");
-    let mut meter = Meter::new("verifying");
+    let mut meter = report::meter("verifying");
     let progress = &mut |at| meter.update(at);
     let damaged = || format!("{} is not right", path.display());
     let totals = if is_stream {
