@@ -48,7 +48,11 @@ fn save(criterion: &mut Criterion) {
     for codec in [Codec::None, Codec::Lz4, Codec::Zstd(1), Codec::Zstd(3)] {
         for threads in threads() {
             let id = BenchmarkId::new(codec.to_string(), threads);
-            let options = Options { codec, threads };
+            let options = Options {
+                codec,
+                threads,
+                seal: None,
+            };
             group.bench_function(id, |bencher| {
                 bencher.iter(|| {
                     machine
@@ -80,7 +84,11 @@ fn restore(criterion: &mut Criterion) {
     let target = DevMem::open(&memory, Guard::new(&IoMem::parse("").unwrap())).unwrap();
     for codec in [Codec::None, Codec::Lz4, Codec::Zstd(1)] {
         let sink = Mutex::new(Vec::new());
-        let options = Options { codec, threads: 2 };
+        let options = Options {
+            codec,
+            threads: 2,
+            seal: None,
+        };
         machine
             .write_image(
                 &sink,

@@ -80,7 +80,11 @@ fn time(work: impl FnOnce()) -> f64 {
 }
 
 fn write(path: &Path, codec: Codec, pages: Pages) {
-    let options = Options { codec, threads: 2 };
+    let options = Options {
+        codec,
+        threads: 2,
+        seal: None,
+    };
     machine(SIZE, pages)
         .write_image(
             &File::create_new(path).unwrap(),

@@ -77,6 +77,7 @@ fn sample_image() -> Vec<u8> {
     let options = Options {
         codec: Codec::Lz4,
         threads: 1,
+        seal: None,
     };
     Saved::of_core(Core::open(core).unwrap(), Some(identity), Some(jump))
         .write_image(

@@ -58,6 +58,7 @@ pub mod doctor;
 mod error;
 pub mod filesystem;
 mod hibernation;
+pub mod in_place;
 mod jump;
 pub mod machine;
 mod moment;

@@ -165,14 +165,19 @@ impl<'a> Resumption<'a> {
         jump::load(plan)?;
         // One that was resumed stays marked as that.
         if !self.again {
-            let file = OpenOptions::new().write(true).open(&self.path);
-            file.and_then(|file| self.image.mark_attempt(&file))
-                .map_err(|source| Error::Mark {
-                    path: self.path.clone(),
-                    source,
-                })?;
+            self.mark_attempt()?;
         }
         jump::leave()
+    }
+
+    /// Marks the image with one attempt more.
+    pub(crate) fn mark_attempt(&self) -> Result<(), Error> {
+        let file = OpenOptions::new().write(true).open(&self.path);
+        file.and_then(|file| self.image.mark_attempt(&file))
+            .map_err(|source| Error::Mark {
+                path: self.path.clone(),
+                source,
+            })
     }
 }
 

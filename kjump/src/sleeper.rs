@@ -103,7 +103,7 @@ impl Sleeper {
     pub fn save(
         &self,
         path: &Path,
-        options: Options,
+        options: Options<'_>,
         leave_out: LeaveOut,
         phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
@@ -123,7 +123,7 @@ impl Sleeper {
         &self,
         path: &Path,
         sink: &impl Sink,
-        options: Options,
+        options: Options<'_>,
         leave_out: LeaveOut,
         phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),

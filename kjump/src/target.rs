@@ -224,6 +224,7 @@ mod tests {
         let options = Options {
             codec: Codec::Lz4,
             threads: 1,
+            seal: None,
         };
         Saved::of_core(memory, Some(identity(1)), Some(jump))
             .write_image(

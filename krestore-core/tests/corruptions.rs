@@ -99,7 +99,11 @@ fn machine() -> Saved<Core<Vec<u8>>> {
 }
 
 fn image(codec: Codec, piped: bool) -> Vec<u8> {
-    let options = Options { codec, threads: 1 };
+    let options = Options {
+        codec,
+        threads: 1,
+        seal: None,
+    };
     let machine = machine();
     let (end, progress) = (&mut Phases::new, &mut |_| {});
     if piped {

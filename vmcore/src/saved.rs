@@ -313,7 +313,7 @@ impl<M: Memory + Sync> Saved<M> {
     pub fn write_image(
         &self,
         sink: &impl Sink,
-        options: Options,
+        options: Options<'_>,
         leave_out: LeaveOut,
         phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
@@ -331,7 +331,7 @@ impl<M: Memory + Sync> Saved<M> {
         &self,
         identity: &Identity,
         sink: &impl Sink,
-        options: Options,
+        options: Options<'_>,
         leave_out: LeaveOut,
         phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),

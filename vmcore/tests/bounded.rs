@@ -214,6 +214,7 @@ fn image() -> Vec<u8> {
     let options = Options {
         codec: Codec::None,
         threads: 1,
+        seal: None,
     };
     let sink = Mutex::new(Vec::new());
     Saved::of_core(memory, Some(identity()), Some(jump))

@@ -1,5 +1,6 @@
 //! What runs inside the machines: static binaries, and initramfs archives made of them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -89,6 +90,22 @@ pub(crate) fn initramfs(
 /// hibernated by its own kernel.
 pub(crate) fn bare_initramfs(path: &Path, binaries: &Binaries) -> Result<()> {
     write(path, guest_alone(binaries)?)
+}
+
+/// Writes an initramfs to `path` with the command under test as the first process, as it makes that itself.
+pub(crate) fn own_initramfs(path: &Path, binaries: &Binaries) -> Result<()> {
+    let status = Command::new(&binaries.kjump)
+        .args([
+            OsStr::new("initramfs"),
+            OsStr::new("--out"),
+            path.as_os_str(),
+        ])
+        .status()
+        .context("starting kjump")?;
+    if !status.success() {
+        bail!("kjump made no initramfs: {status}");
+    }
+    Ok(())
 }
 
 fn guest_alone(binaries: &Binaries) -> Result<Archive> {

@@ -17,6 +17,8 @@ pub(crate) enum Course {
     Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
+    /// A jumps to B, which saves it and powers off; then a kernel that is started in the window restores A.
+    InPlace,
     /// Saving fails in this guest's role, and A goes on; then all goes well, as in [`Course::Loop`].
     SaveFails(&'static str, Change),
     /// B breaks down in this guest's role and says this, the machine restarts, and C finds no image.
@@ -218,6 +220,16 @@ impl Course {
                 ]
             }
             Self::Save => vec![Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]])],
+            Self::InPlace => {
+                let resume = [
+                    phase("D boots in the window", "kjump: image accepted"),
+                    phase("D begins", "kjump: restoring"),
+                ];
+                vec![
+                    Boot::new("hibernate-in-place", &[&[FILL], &SAVE, &[OFF]]),
+                    Boot::new(Boot::IN_PLACE, &[&resume, &RESUME[4..], &[VERIFY, OFF]]),
+                ]
+            }
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
                 let next = Boot::new("resume", &[&RESUME, &[LEAVE_AGAIN], &SAVE, &[OFF]]);
@@ -238,6 +250,7 @@ impl Course {
             | Self::Bounce
             | Self::Save
             | Self::Loop
+            | Self::InPlace
             | Self::Stale
             | Self::SaveThen(_)
             | Self::Attempts
@@ -249,6 +262,10 @@ impl Course {
 }
 
 impl Boot {
+    /// Role of a boot without a guest: `kjump` itself is the first process, and has the command line that the
+    /// guest told before.
+    pub(crate) const IN_PLACE: &str = "in-place";
+
     pub(crate) fn new(role: &'static str, phases: &[&[Phase]]) -> Self {
         Self {
             role,
@@ -288,6 +305,7 @@ mod tests {
             Course::Bounce,
             Course::Save,
             Course::Loop,
+            Course::InPlace,
             Course::Stale,
         ] {
             for boot in course.boots(2).iter().filter(|boot| !boot.cut) {

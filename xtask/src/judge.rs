@@ -28,7 +28,7 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
         | Course::Play(_)
         | Course::SaveThen(_)
         | Course::Breakdown(..) => 0,
-        Course::SaveFails(..) => 1,
+        Course::SaveFails(..) | Course::InPlace => 1,
     };
     // Two machines, one after the other, are not the same.
     if !matches!(run.scenario.course, Course::Stale) {
@@ -36,7 +36,7 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
             is_unchanged(boots, thing, rounds)?;
         }
     }
-    if let Course::Loop = run.scenario.course {
+    if let Course::Loop | Course::InPlace = run.scenario.course {
         needed_little_memory(boots, rounds)?;
     }
     disk::check_ext4(disk)?;

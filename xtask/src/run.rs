@@ -121,7 +121,16 @@ impl Runner<'_> {
             .zip(1..)
         {
             watch(Event::PowerOn(number));
-            let machine = self.machine(run, boot, &parts);
+            let mut machine = self.machine(run, boot, &parts);
+            if boot.role == Boot::IN_PLACE {
+                let line = boots
+                    .iter()
+                    .find_map(|boot: &Transcript| boot.values("boot-line").first().copied())
+                    .context("the guest told no command line")?;
+                machine.command_line = format!("{line} panic=-1 no_timer_check");
+                machine.initramfs = parts.folder.path().join("in-place");
+                build::own_initramfs(&machine.initramfs, self.binaries)?;
+            }
             let log = runs_folder().join(format!("{}-{number}.log", run.label));
             let mut vm = Vm::start(&machine, &log, run.scenario.limit, self.verbose)?;
             if boot.crash {

@@ -264,6 +264,16 @@ pub(crate) fn all() -> Vec<Scenario> {
         })
         .judged_by(chose_the_window),
         scenario(
+            "loop-in-place",
+            "A → B, power off; then a kernel that is started in the window restores A, without C",
+            Course::InPlace,
+        )
+        .on(Settings {
+            // Where a kernel lies that its boot loader did not move.
+            window: Some("64M@0x1000000".to_owned()),
+            ..standard()
+        }),
+        scenario(
             "pages",
             "makedumpfile finds the same pages free, and the same pages zero",
             Course::Save,

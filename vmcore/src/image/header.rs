@@ -1,7 +1,13 @@
 //! The header of an image.
+//!
+//! Behind the machine's identity and the stage it says how the image is sealed: 0 (not at all), 1 (by a key)
+//! or 2 (by a passphrase); memory, passes and lanes of Argon2id for a passphrase, all of 32 bits; 32 bytes
+//! of salt; a nonce of 16 bytes. Its last 24 bytes are the tag of all before, or zeros, and the checksum.
 
+use super::protection::Protection;
+use super::sealing::Written;
 use super::wire::{Reader, Writer, seal, unseal};
-use super::{HEADER_SIZE, Identity, ImageError};
+use super::{HEADER_SIZE, Identity, ImageError, Key, Sealing};
 use crate::{PhysAddr, ReadAt};
 
 pub(super) const VERSION: u32 = 3;
@@ -28,24 +34,40 @@ pub enum Stage {
 }
 
 /// The header of an image: whose memory it is, and how far its saving has come.
+///
+/// [`read`](Self::read) does not need the key of a sealed image, and does not know whether it tells the truth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Whose memory it is.
     pub identity: Identity,
     /// How far its saving has come.
     pub stage: Stage,
+    /// How the image is sealed, if it is.
+    pub(super) sealed: Option<Written>,
 }
+
+/// Where the tag is, behind which is only the checksum.
+const TAG: usize = HEADER_SIZE as usize - 24;
 
 impl Header {
     /// The first bytes of every image.
     pub const MAGIC: &[u8; 8] = b"KJUMPIMG";
+
+    /// How the image is sealed, if it is.
+    #[must_use]
+    pub fn sealing(&self) -> Option<Sealing> {
+        self.sealed.map(|sealed| sealed.sealing)
+    }
 
     /// The header as [`HEADER_SIZE`] bytes.
     ///
     /// # Errors
     ///
     /// [`ImageError::Malformed`] if the machine's memory map is too long for a header.
-    pub(super) fn encode(&self) -> Result<Vec<u8>, ImageError> {
+    pub(super) fn encode(&self, protection: &Protection) -> Result<Vec<u8>, ImageError> {
+        let too_long = || ImageError::Malformed {
+            what: "the memory map is too long",
+        };
         let mut block = Writer::default();
         block.raw(Self::MAGIC);
         block.u32(VERSION);
@@ -62,9 +84,14 @@ impl Header {
                 block.string(reason);
             }
         }
-        seal(block, HEADER_SIZE).ok_or(ImageError::Malformed {
-            what: "the memory map is too long",
-        })
+        Written::encode(self.sealed.as_ref(), &mut block);
+        if block.bytes.len() > TAG {
+            return Err(too_long());
+        }
+        block.bytes.resize(TAG, 0);
+        let tag = protection.header(&block.bytes);
+        block.raw(&tag);
+        seal(block, HEADER_SIZE).ok_or_else(too_long)
     }
 
     /// Reads the header of the image in `source`, whatever its stage is.
@@ -73,6 +100,19 @@ impl Header {
     ///
     /// [`ImageError`] if there is none, or none that this version can use.
     pub fn read(source: &impl ReadAt) -> Result<Self, ImageError> {
+        Self::decode(&Self::read_block(source)?)
+    }
+
+    /// Reads the header of the image in `source`, and with the key of the image, which one that is sealed
+    /// must have and no other, finds out that it tells the truth.
+    pub(super) fn open(
+        source: &impl ReadAt,
+        key: Option<&Key>,
+    ) -> Result<(Self, Protection), ImageError> {
+        Self::decode_with(&Self::read_block(source)?, key)
+    }
+
+    fn read_block(source: &impl ReadAt) -> Result<Vec<u8>, ImageError> {
         // What is too short for a header may be something else altogether.
         let mut magic = [0; 8];
         if source.read_exact_at(&mut magic, 0).is_ok() && &magic != Self::MAGIC {
@@ -88,7 +128,34 @@ impl Header {
         source
             .read_exact_at(&mut block, 0)
             .map_err(ImageError::reading("the header of the image"))?;
-        Self::decode(&block)
+        Ok(block)
+    }
+
+    /// As [`open`](Self::open), for those who have read it.
+    pub(super) fn decode_with(
+        block: &[u8],
+        key: Option<&Key>,
+    ) -> Result<(Self, Protection), ImageError> {
+        let header = Self::decode(block)?;
+        // What is not written yet is not sealed yet.
+        if !matches!(header.stage, Stage::Saved(_)) {
+            return Ok((header, Protection::Checksums));
+        }
+        let protection = match (&header.sealed, key) {
+            (None, None) => Protection::Checksums,
+            (None, Some(_)) => return Err(ImageError::NotSealed),
+            (Some(written), None) => {
+                return Err(ImageError::NeedsKey {
+                    kdf: written.sealing.kdf,
+                });
+            }
+            (Some(written), Some(key)) => Protection::Sealed(key.of_records(&written.nonce)),
+        };
+        let tag = block.get(TAG..).and_then(|end| end.first_chunk());
+        match tag {
+            Some(tag) if protection.open_header(&block[..TAG], tag) => Ok((header, protection)),
+            _ => Err(ImageError::WrongKey),
+        }
     }
 
     pub(super) fn decode(block: &[u8]) -> Result<Self, ImageError> {
@@ -111,7 +178,12 @@ impl Header {
         })?;
         let identity = Identity::decode(&mut reader).ok_or(malformed("the machine's identity"))?;
         let stage = Self::decode_stage(&mut reader).ok_or(malformed("the stage"))?;
-        Ok(Self { identity, stage })
+        let sealed = Written::decode(&mut reader).ok_or(malformed("how it is sealed"))?;
+        Ok(Self {
+            identity,
+            stage,
+            sealed,
+        })
     }
 
     fn decode_stage(body: &mut Reader<'_>) -> Option<Stage> {

@@ -4,6 +4,7 @@
 //! before it is. So it is written by those who cannot go back, and read by those who want it whole.
 
 use super::chunk::{Chunk, MAX_RUNS};
+use super::protection::Protection;
 use super::record::{BLOCK, Kind, Record};
 use super::wire::{Reader, Writer};
 use super::{ImageError, ImageId};
@@ -104,6 +105,7 @@ impl IndexWriter {
 pub struct Index<'a, S> {
     source: &'a S,
     id: ImageId,
+    protection: &'a Protection,
     /// Where the parts are, the first one last.
     parts: Vec<u64>,
     /// What is left of the current part, in reverse order.
@@ -119,6 +121,7 @@ impl<'a, S: ReadAt> Index<'a, S> {
     pub(super) fn open(
         source: &'a S,
         id: ImageId,
+        protection: &'a Protection,
         last: u64,
         end: u64,
     ) -> Result<Self, ImageError> {
@@ -126,7 +129,7 @@ impl<'a, S: ReadAt> Index<'a, S> {
         let mut parts = Vec::new();
         let mut at = last;
         while at != 0 {
-            let (record, previous, _) = Self::part(source, id, at)?;
+            let (record, previous, _) = Self::part(source, id, protection, at)?;
             if previous >= at || record.next(at).is_none_or(|next| next > end) {
                 return Err(malformed);
             }
@@ -136,6 +139,7 @@ impl<'a, S: ReadAt> Index<'a, S> {
         Ok(Self {
             source,
             id,
+            protection,
             parts,
             entries: Vec::new(),
             end,
@@ -144,8 +148,13 @@ impl<'a, S: ReadAt> Index<'a, S> {
     }
 
     /// The record at `at`, where the part before it is, and how many entries it has.
-    fn part(source: &S, id: ImageId, at: u64) -> Result<(Record, u64, u32), ImageError> {
-        let record = Record::read(source, id, at, Some(Kind::Index))?;
+    fn part(
+        source: &S,
+        id: ImageId,
+        protection: &Protection,
+        at: u64,
+    ) -> Result<(Record, u64, u32), ImageError> {
+        let record = Record::read(source, id, at, Some(Kind::Index), protection)?;
         let mut body = Reader::new(&record.body);
         match (body.u64(), body.u32()) {
             (Some(previous), Some(entries)) => Ok((record, previous, entries)),
@@ -155,8 +164,8 @@ impl<'a, S: ReadAt> Index<'a, S> {
 
     /// Reads the next part.
     fn read_part(&mut self, at: u64) -> Result<(), ImageError> {
-        let (record, _, count) = Self::part(self.source, self.id, at)?;
-        let payload = record.read_payload(self.source, at)?;
+        let (record, _, count) = Self::part(self.source, self.id, self.protection, at)?;
+        let payload = record.read_payload(self.source, at, self.protection)?;
         let mut reader = Reader::new(&payload);
         let mut entries = Vec::new();
         for _ in 0..count {

@@ -23,6 +23,15 @@
 //!    the image is stale for ever. So it is when somebody discards it.
 //!
 //! An image that is written to a pipe has no commit record. Its end, which comes last, makes it valid.
+//!
+//! # Sealed images
+//!
+//! With a [`Seal`] all that is in the records is encrypted, and the header has a tag that tells whether a key is
+//! the right one and the header the one that was written. In clear are the header, so the machine's identity
+//! with its memory map, where and how long the records are, and the commit record, which is marked by those
+//! who have no key. A sealed image whose records were cut off, changed places, or come from another image
+//! or another writing is refused as one that was changed. What nobody can tell by the image alone is
+//! whether the commit record was put back.
 
 mod checksum;
 mod chunk;
@@ -36,8 +45,10 @@ mod index;
 mod jump;
 mod memory;
 mod platform;
+mod protection;
 mod read;
 mod record;
+mod sealing;
 mod stream;
 mod volume;
 mod wire;
@@ -55,6 +66,7 @@ pub use jump::{Jump, Layout};
 pub use memory::ImageMemory;
 pub use platform::Platform;
 pub use read::{ChunkReader, Image};
+pub use sealing::{Kdf, Key, Seal, Sealing, Secret};
 pub use stream::{ImageStream, StreamChunk};
 pub use volume::{Digest, Volume, VolumeState};
 pub use write::{Options, Sink, Stream, prepare, record_failure};
@@ -150,6 +162,55 @@ pub enum ImageError {
         what: &'static str,
         /// Where its record begins.
         offset: u64,
+    },
+    /// A record of a sealed image is not what was written there with its key.
+    #[error(
+        "the image was damaged or tampered with: {what}, at byte {offset}, is not what was sealed"
+    )]
+    Tampered {
+        /// What is not right.
+        what: &'static str,
+        /// Where its record begins.
+        offset: u64,
+    },
+    /// The image is sealed, and there was no key.
+    #[error("the image is encrypted with {kdf}, which it takes to use it")]
+    NeedsKey {
+        /// What its key comes from.
+        kdf: Kdf,
+    },
+    /// The key is not the one that the image was sealed with, or somebody changed its header.
+    #[error(
+        "the key is not the one that the image was encrypted with, or the header of the image was tampered with"
+    )]
+    WrongKey,
+    /// There is a key, and the image is not sealed.
+    #[error(
+        "the image is not encrypted, though a key was given: it may be one that somebody put there; without a key it is taken as it is"
+    )]
+    NotSealed,
+    /// The secret is of another kind than the image takes.
+    #[error("the image is encrypted with {expected}, and {given} was given")]
+    OtherSecret {
+        /// What it takes.
+        expected: Kdf,
+        /// What there is.
+        given: Kdf,
+    },
+    /// A key is too short.
+    #[error("the key has {len} bytes, and it takes {min} at least", min = Secret::MIN_LEN)]
+    ShortKey {
+        /// Its bytes.
+        len: usize,
+    },
+    /// There are no random numbers.
+    #[error("the kernel gives no random numbers, without which nothing can be encrypted")]
+    Random(#[source] io::Error),
+    /// There is not enough memory to try a passphrase.
+    #[error("there is not enough memory for a passphrase, which takes {needed} KiB")]
+    NoMemory {
+        /// What it takes, in KiB.
+        needed: u32,
     },
     /// A record is not what belongs there.
     #[error("the image is damaged: what is at byte {offset} is not {what} of this image")]

@@ -9,11 +9,12 @@ use super::codec::Unpacker;
 use super::commit::{Commit, State};
 use super::end::End;
 use super::index::{Entry, Index};
+use super::protection::Protection;
 use super::record::{BLOCK, Kind, MAX_PAYLOAD, Record};
 use super::wire::Reader;
 use super::{
-    COMMIT_OFFSET, Chunk, CodecKind, Header, Identity, ImageError, RECORDS_OFFSET, Saved, Stage,
-    Totals,
+    COMMIT_OFFSET, Chunk, CodecKind, Header, Identity, ImageError, Key, RECORDS_OFFSET, Saved,
+    Stage, Totals,
 };
 use crate::{BlockBuffer, PAGE_SIZE, Phases, ReadAt};
 
@@ -22,6 +23,7 @@ use crate::{BlockBuffer, PAGE_SIZE, Phases, ReadAt};
 pub struct Image<S> {
     source: S,
     identity: Identity,
+    protection: Protection,
     saved: Saved,
     commit: Commit,
     end: End,
@@ -42,7 +44,17 @@ impl<S: ReadAt> Image<S> {
     ///
     /// [`ImageError`] that says why this is no image, or none that may be resumed.
     pub fn open(source: S) -> Result<Self, ImageError> {
-        let (image, resumable) = Self::examine(source)?;
+        Self::open_with(source, None)
+    }
+
+    /// As [`open`](Self::open), for an image that is sealed, if there is a key.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open). [`ImageError::NeedsKey`], [`ImageError::WrongKey`] or [`ImageError::NotSealed`] if the
+    /// key is not what it takes, which is known before anything else is looked at.
+    pub fn open_with(source: S, key: Option<&Key>) -> Result<Self, ImageError> {
+        let (image, resumable) = Self::examine_with(source, key)?;
         resumable.map(|()| image)
     }
 
@@ -52,7 +64,22 @@ impl<S: ReadAt> Image<S> {
     ///
     /// [`ImageError`] that says why there is no whole image.
     pub fn examine(source: S) -> Result<(Self, Result<(), ImageError>), ImageError> {
-        let Header { identity, stage } = Header::read(&source)?;
+        Self::examine_with(source, None)
+    }
+
+    /// As [`examine`](Self::examine), for an image that is sealed, if there is a key.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_with`](Self::open_with).
+    pub fn examine_with(
+        source: S,
+        key: Option<&Key>,
+    ) -> Result<(Self, Result<(), ImageError>), ImageError> {
+        let (header, protection) = Header::open(&source, key)?;
+        let Header {
+            identity, stage, ..
+        } = header;
         let saved = match stage {
             Stage::Saved(saved) => saved,
             Stage::Prepared => return Err(ImageError::Prepared),
@@ -63,7 +90,7 @@ impl<S: ReadAt> Image<S> {
             None if saved.in_order => Commit {
                 state: State::Committed,
                 attempts: 0,
-                end: find_end(&source, &identity)?,
+                end: find_end(&source, &identity, &protection)?,
             },
             None => return Err(ImageError::Uncommitted),
         };
@@ -75,11 +102,11 @@ impl<S: ReadAt> Image<S> {
                 size: source.size(),
             });
         }
-        let record = Record::read(&source, id, commit.end, Some(Kind::End))?;
-        let payload = record.read_payload(&source, commit.end)?;
+        let record = Record::read(&source, id, commit.end, Some(Kind::End), &protection)?;
+        let payload = record.read_payload(&source, commit.end, &protection)?;
         let end = End::decode(&record.body, &payload)?;
-        let record = Record::read(&source, id, RECORDS_OFFSET, Some(Kind::Notes))?;
-        let notes = record.read_payload(&source, RECORDS_OFFSET)?;
+        let record = Record::read(&source, id, RECORDS_OFFSET, Some(Kind::Notes), &protection)?;
+        let notes = record.read_payload(&source, RECORDS_OFFSET, &protection)?;
         let direct_map = direct_map(&record);
         let resumable = match commit.state {
             State::Committed => Ok(()),
@@ -89,6 +116,7 @@ impl<S: ReadAt> Image<S> {
         let image = Self {
             source,
             identity,
+            protection,
             saved,
             commit,
             end,
@@ -102,6 +130,11 @@ impl<S: ReadAt> Image<S> {
     /// Whose memory it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether it is sealed.
+    pub fn is_sealed(&self) -> bool {
+        self.protection.is_sealed()
     }
 
     /// What was saved.
@@ -154,6 +187,7 @@ impl<S: ReadAt> Image<S> {
         Index::open(
             &self.source,
             self.identity.id,
+            &self.protection,
             self.end.index,
             self.commit.end,
         )
@@ -226,16 +260,22 @@ pub(super) fn direct_map(notes: &Record) -> Option<u64> {
 }
 
 /// Finds the end of an image that nobody could go back in to say where it is.
-fn find_end(source: &impl ReadAt, identity: &Identity) -> Result<u64, ImageError> {
+fn find_end(
+    source: &impl ReadAt,
+    identity: &Identity,
+    protection: &Protection,
+) -> Result<u64, ImageError> {
     let mut at = RECORDS_OFFSET;
     loop {
         if at.checked_add(BLOCK).is_none_or(|end| end > source.size()) {
             return Err(ImageError::Uncommitted);
         }
-        let record = match Record::read(source, identity.id, at, None) {
-            Err(ImageError::Damaged { .. } | ImageError::Foreign { .. }) => {
-                return Err(ImageError::Uncommitted);
-            }
+        let record = match Record::read(source, identity.id, at, None, protection) {
+            Err(
+                ImageError::Damaged { .. }
+                | ImageError::Tampered { .. }
+                | ImageError::Foreign { .. },
+            ) => return Err(ImageError::Uncommitted),
             other => other?,
         };
         if record.kind == Kind::End {
@@ -274,7 +314,10 @@ impl<S: ReadAt> ChunkReader<'_, S> {
                 what: "the places for a piece of memory",
             });
         }
-        if entry.chunk.codec() == CodecKind::None && !self.image.source.is_direct() {
+        let protection = &self.image.protection;
+        // What is encrypted is decrypted, and known to be right, before anything of it goes on.
+        let in_place = !protection.is_sealed() && !self.image.source.is_direct();
+        if entry.chunk.codec() == CodecKind::None && in_place {
             return self.read_in_place(entry, places);
         }
         let payload = Record::padded(entry.stored);
@@ -290,9 +333,9 @@ impl<S: ReadAt> ChunkReader<'_, S> {
             .source
             .read_exact_at(buffer, entry.offset)
             .map_err(ImageError::reading("a piece of memory"))?;
-        let (block, padded) = buffer.split_at(BLOCK as usize);
+        let (block, padded) = buffer.split_at_mut(BLOCK as usize);
         let record = self.image.check_block(entry, block)?;
-        record.check(padded, entry.offset)?;
+        record.open_payload(padded, entry.offset, protection)?;
         let stored = &padded[..entry.stored as usize];
         unpack(
             &mut self.unpacker,
@@ -311,7 +354,7 @@ impl<S: ReadAt> ChunkReader<'_, S> {
         source
             .read_exact_at(&mut block, entry.offset)
             .map_err(failed())?;
-        let record = self.image.check_block(entry, &block)?;
+        let record = self.image.check_block(entry, &mut block)?;
         let mut sum = Checksum::new();
         // No overflow: the entry lies in the image, which the index checks.
         let mut at = entry.offset + BLOCK;
@@ -322,7 +365,7 @@ impl<S: ReadAt> ChunkReader<'_, S> {
                 at += bite.len() as u64;
             }
         }
-        if sum.get() == record.checksum {
+        if u128::from(sum.get()).to_le_bytes() == record.check {
             Ok(())
         } else {
             Err(ImageError::Damaged {
@@ -373,8 +416,9 @@ fn scatter(data: &[u8], places: &mut [&mut [u8]]) -> Option<()> {
 
 impl<S> Image<S> {
     /// The block of the record that `entry` tells of.
-    fn check_block(&self, entry: &Entry, block: &[u8]) -> Result<Record, ImageError> {
-        let record = Record::decode(block, self.identity.id, entry.offset, Some(Kind::Chunk))?;
+    fn check_block(&self, entry: &Entry, block: &mut [u8]) -> Result<Record, ImageError> {
+        let (id, kind) = (self.identity.id, Some(Kind::Chunk));
+        let record = Record::decode(block, id, entry.offset, kind, &self.protection)?;
         let chunk = Chunk::decode(&mut Reader::new(&record.body), record.payload)?;
         if chunk == entry.chunk && record.payload == entry.stored {
             Ok(record)

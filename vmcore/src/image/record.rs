@@ -3,8 +3,23 @@
 //! A record is a block of 4096 bytes that says what it is, and a payload behind it, which is filled up to
 //! whole blocks. Each block carries the id of its image and its own place in it, so that nothing of another
 //! image, nor of another place, is taken for it.
+//!
+//! | offset in the block | size | what |
+//! | --- | --- | --- |
+//! | 0 | 8 | `KJRECORD` |
+//! | 8 | 4 | what the record is: 1 the notes, 2 memory, 3 a part of the index, 4 the end |
+//! | 12 | 4 | bytes of the body |
+//! | 16 | 16 | the id of the image |
+//! | 32 | 8 | the offset of the record in the image |
+//! | 40 | 8 | bytes of the payload, without what fills its last block |
+//! | 48 | 16 | the payload's check |
+//! | 64 | 4016 | the body, filled up with zeros |
+//! | 4080 | 16 | the block's check |
+//!
+//! A check is a checksum and eight zeros, or, if the image is sealed, a tag: then payload and body are
+//! encrypted, and the first 64 bytes are not, but a change of them is found too.
 
-use super::checksum::checksum;
+use super::protection::{Check, Protection};
 use super::wire::{Reader, Writer};
 use super::{ImageError, ImageId};
 use crate::ReadAt;
@@ -62,8 +77,8 @@ pub(super) struct Record {
     pub(super) kind: Kind,
     /// Bytes of the payload, without what fills its last block.
     pub(super) payload: u64,
-    /// The checksum of the payload and of what fills its last block.
-    pub(super) checksum: u64,
+    /// What protects the payload and what fills its last block.
+    pub(super) check: Check,
     /// What the record says about the payload.
     pub(super) body: Vec<u8>,
 }
@@ -81,7 +96,7 @@ impl Record {
     }
 
     /// The block, for the image `id`, at `offset` in it. The body must not be longer than [`MAX_BODY`].
-    pub(super) fn encode(&self, id: ImageId, offset: u64) -> Vec<u8> {
+    pub(super) fn encode(&self, id: ImageId, offset: u64, protection: &Protection) -> Vec<u8> {
         debug_assert!(self.body.len() <= MAX_BODY);
         let mut block = Writer::default();
         block.raw(MAGIC);
@@ -92,35 +107,33 @@ impl Record {
         block.raw(&id.0);
         block.u64(offset);
         block.u64(self.payload);
-        block.u64(self.checksum);
+        block.raw(&self.check);
         let mut block = block.bytes;
-        block.resize(BODY, 0);
+        debug_assert_eq!(block.len(), BODY);
         block.extend_from_slice(&self.body);
         block.resize(BLOCK as usize - CHECK, 0);
-        block.extend(checksum(&block).to_le_bytes());
-        block.resize(BLOCK as usize, 0);
+        let check = protection.block(&mut block, BODY, offset);
+        block.extend(check);
         block
     }
 
-    /// The record in this block at `offset` of the image `id`.
+    /// The record in this block at `offset` of the image `id`. The block is decrypted where it is.
     pub(super) fn decode(
-        block: &[u8],
+        block: &mut [u8],
         id: ImageId,
         offset: u64,
         kind: Option<Kind>,
+        protection: &Protection,
     ) -> Result<Self, ImageError> {
         let what = kind.map_or("a record", Kind::name);
-        let damaged = ImageError::Damaged { what, offset };
-        let (Some(said), Some(check)) = (
-            block.get(..BLOCK as usize - CHECK),
-            block.get(BLOCK as usize - CHECK..BLOCK as usize),
-        ) else {
-            return Err(damaged);
+        let whole = block
+            .get_mut(..BLOCK as usize)
+            .and_then(|block| block.split_last_chunk_mut::<CHECK>());
+        let Some((said, check)) = whole else {
+            return Err(protection.broken(what, offset));
         };
-        let mut expected = [0; CHECK];
-        expected[..8].copy_from_slice(&checksum(said).to_le_bytes());
-        if expected != check {
-            return Err(damaged);
+        if !protection.open_block(said, BODY, offset, check) {
+            return Err(protection.broken(what, offset));
         }
         Self::parse(said, id, offset)
             .filter(|record| kind.is_none_or(|kind| kind == record.kind))
@@ -137,7 +150,7 @@ impl Record {
         let record = Self {
             kind: Kind::ALL.iter().find(|(_, known)| *known == number)?.0,
             payload: reader.u64().filter(|&len| len <= MAX_PAYLOAD)?,
-            checksum: reader.u64()?,
+            check: reader.array()?,
             body: said.get(BODY..)?.get(..body_len)?.to_vec(),
         };
         (&magic == MAGIC && record_id == id && record_offset == offset).then_some(record)
@@ -149,24 +162,28 @@ impl Record {
         id: ImageId,
         offset: u64,
         kind: Option<Kind>,
+        protection: &Protection,
     ) -> Result<Self, ImageError> {
         let what = kind.map_or("a record", Kind::name);
         let mut block = [0; BLOCK as usize];
         source
             .read_exact_at(&mut block, offset)
             .map_err(ImageError::reading(what))?;
-        Self::decode(&block, id, offset, kind)
+        Self::decode(&mut block, id, offset, kind, protection)
     }
 
-    /// Checks `padded`, the payload and what fills its last block, of this record at `offset`.
-    pub(super) fn check(&self, padded: &[u8], offset: u64) -> Result<(), ImageError> {
-        if checksum(padded) == self.checksum {
+    /// Checks `padded`, the payload and what fills its last block, of this record at `offset`, and decrypts
+    /// it where it is. Nothing must be done with it if that fails.
+    pub(super) fn open_payload(
+        &self,
+        padded: &mut [u8],
+        offset: u64,
+        protection: &Protection,
+    ) -> Result<(), ImageError> {
+        if protection.open_payload(padded, offset, &self.check) {
             Ok(())
         } else {
-            Err(ImageError::Damaged {
-                what: self.kind.name(),
-                offset,
-            })
+            Err(protection.broken(self.kind.name(), offset))
         }
     }
 
@@ -175,6 +192,7 @@ impl Record {
         &self,
         source: &impl ReadAt,
         offset: u64,
+        protection: &Protection,
     ) -> Result<Vec<u8>, ImageError> {
         let (next, size) = (self.next(offset).unwrap_or(u64::MAX), source.size());
         if next > size {
@@ -191,7 +209,7 @@ impl Record {
         source
             .read_exact_at(&mut payload, at)
             .map_err(ImageError::reading(self.kind.name()))?;
-        self.check(&payload, offset)?;
+        self.open_payload(&mut payload, offset, protection)?;
         payload.truncate(self.payload as usize);
         Ok(payload)
     }

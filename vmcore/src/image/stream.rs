@@ -5,12 +5,13 @@ use std::io::Read;
 use super::codec::Unpacker;
 use super::commit::{Commit, State};
 use super::end::End;
+use super::protection::Protection;
 use super::read::{direct_map, unpack};
 use super::record::{BLOCK, Kind, Record};
 use super::wire::Reader;
 use super::{
-    COMMIT_OFFSET, COMMIT_SIZE, Chunk, Header, Identity, ImageError, RECORDS_OFFSET, Saved, Stage,
-    Totals,
+    COMMIT_OFFSET, COMMIT_SIZE, Chunk, Header, Identity, ImageError, Key, RECORDS_OFFSET, Saved,
+    Stage, Totals,
 };
 
 /// An image that comes in order.
@@ -20,6 +21,7 @@ use super::{
 pub struct ImageStream<R> {
     source: R,
     identity: Identity,
+    protection: Protection,
     saved: Saved,
     notes: Vec<u8>,
     direct_map: Option<u64>,
@@ -51,7 +53,20 @@ impl<R: Read> ImageStream<R> {
     /// # Errors
     ///
     /// [`ImageError`] that says why this is no image, or none that may be resumed.
-    pub fn open(mut source: R) -> Result<Self, ImageError> {
+    pub fn open(source: R) -> Result<Self, ImageError> {
+        Self::open_with(source, |_| Ok(None))
+    }
+
+    /// As [`open`](Self::open), for an image that may be sealed. `key` is asked for its key, which one that
+    /// is sealed must have and no other.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and what `key` says.
+    pub fn open_with(
+        mut source: R,
+        key: impl FnOnce(&Header) -> Result<Option<Key>, ImageError>,
+    ) -> Result<Self, ImageError> {
         let mut header = vec![0; COMMIT_OFFSET as usize];
         let reading = ImageError::reading;
         // What is too short for a header may be something else altogether.
@@ -67,7 +82,11 @@ impl<R: Read> ImageStream<R> {
         source
             .read_exact(rest)
             .map_err(reading("the header of the image"))?;
-        let Header { identity, stage } = Header::decode(&header)?;
+        let key = key(&Header::decode(&header)?)?;
+        let (header, protection) = Header::decode_with(&header, key.as_ref())?;
+        let Header {
+            identity, stage, ..
+        } = header;
         let saved = match stage {
             Stage::Saved(saved) => saved,
             Stage::Prepared => return Err(ImageError::Prepared),
@@ -87,6 +106,7 @@ impl<R: Read> ImageStream<R> {
         let mut stream = Self {
             source,
             identity,
+            protection,
             saved,
             notes: Vec::new(),
             direct_map: None,
@@ -197,12 +217,18 @@ impl<R: Read> ImageStream<R> {
             _ => ImageError::reading("the image")(source),
         };
         self.source.read_exact(&mut block).map_err(ended)?;
-        let record = Record::decode(&block, self.identity.id, self.at, None)?;
+        let record = Record::decode(
+            &mut block,
+            self.identity.id,
+            self.at,
+            None,
+            &self.protection,
+        )?;
         // No truncation: `MAX_PAYLOAD` at most.
         self.stored
             .resize(Record::padded(record.payload) as usize, 0);
         self.source.read_exact(&mut self.stored).map_err(ended)?;
-        record.check(&self.stored, self.at)?;
+        record.open_payload(&mut self.stored, self.at, &self.protection)?;
         self.at = record.next(self.at).ok_or(ImageError::Malformed {
             what: "a place in it",
         })?;

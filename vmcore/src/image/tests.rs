@@ -159,7 +159,11 @@ fn machine(pages: &[Page]) -> Machine<Core<Vec<u8>>> {
     Machine::of_core(core, Some(identity), Some(jump))
 }
 
-fn save(pages: &[Page], sink: &impl Sink, options: Options) -> Result<Written, crate::WriteError> {
+fn save(
+    pages: &[Page],
+    sink: &impl Sink,
+    options: Options<'_>,
+) -> Result<Written, crate::WriteError> {
     let mut last = 0;
     let written =
         machine(pages).write_image(sink, options, LeaveOut::Free, &mut phases, &mut |at| {
@@ -176,8 +180,12 @@ fn phases() -> Phases {
     phases
 }
 
-fn options(codec: Codec, threads: usize) -> Options {
-    Options { codec, threads }
+fn options(codec: Codec, threads: usize) -> Options<'static> {
+    Options {
+        codec,
+        threads,
+        seal: None,
+    }
 }
 
 const CODECS: [Codec; 3] = [Codec::None, Codec::Lz4, Codec::Zstd(1)];
@@ -381,12 +389,12 @@ proptest! {
         let mut bytes = image_of(&some_pages());
         let mut places = Vec::new();
         let mut offset = RECORDS_OFFSET;
-        while let Ok(record) = record::Record::read(&bytes, identity(1).id, offset, None) {
+        while let Ok(record) = record::Record::read(&bytes, identity(1).id, offset, None, &protection::Protection::Checksums) {
             places.push(offset);
             offset = record.next(offset).unwrap();
         }
         let offset = places[record.index(places.len())];
-        let mut record = record::Record::read(&bytes, identity(1).id, offset, None).unwrap();
+        let mut record = record::Record::read(&bytes, identity(1).id, offset, None, &protection::Protection::Checksums).unwrap();
         let payload = offset as usize + record::BLOCK as usize;
         let len = record::Record::padded(record.payload) as usize;
         if at < record.body.len() {
@@ -397,9 +405,9 @@ proptest! {
             for (byte, lie) in bytes[payload + at..].iter_mut().zip(lie) {
                 *byte ^= lie;
             }
-            record.checksum = checksum::checksum(&bytes[payload..payload + len]);
+            record.check = protection::Protection::Checksums.payload(&mut bytes[payload..payload + len], offset);
         }
-        let block = record.encode(identity(1).id, offset);
+        let block = record.encode(identity(1).id, offset, &protection::Protection::Checksums);
         bytes[offset as usize..payload].copy_from_slice(&block);
         if let Ok(image) = Image::open(bytes.as_slice()) {
             let _ = read_all(&image);
@@ -484,9 +492,10 @@ fn what_is_left_of_another_image_proves_nothing() {
                 jump_back: PhysAddr::new(0),
                 in_order: false,
             }),
+            sealed: None,
         };
         [
-            header.encode().unwrap(),
+            header.encode(&protection::Protection::Checksums).unwrap(),
             image[COMMIT_OFFSET as usize..].to_vec(),
         ]
         .concat()
@@ -577,3 +586,5 @@ fn a_window_that_ends_anywhere_leaves_whole_pages() {
     )));
     assert!(saved.covers(range(FIRST * PAGE_SIZE, FIRST * PAGE_SIZE + 0x1000)));
 }
+
+mod sealed;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use super::chunk::{CHUNK_PAGES, Chunk, MAX_RUNS, Runs};
 use super::codec::Packer;
@@ -12,11 +13,13 @@ use super::commit::{Commit, State};
 use super::end::End;
 use super::gather::Gather;
 use super::index::{Entry, IndexWriter};
+use super::protection::Protection;
 use super::record::{BLOCK, Kind, MAX_PAYLOAD, Record};
+use super::sealing::{self, Written};
 use super::wire::Writer;
 use super::{
     COMMIT_OFFSET, COMMIT_SIZE, Codec, CodecKind, Header, Identity, ImageError, ImageId,
-    RECORDS_OFFSET, Saved, Stage, Totals,
+    RECORDS_OFFSET, Saved, Seal, Stage, Totals,
 };
 use crate::survey::{Part, Survey};
 use crate::{BlockBuffer, Memory, PAGE_SIZE, PageClass, Phases, PhysAddr, Progress};
@@ -117,7 +120,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// [`ImageError::Write`], or [`ImageError::Malformed`] if the memory map is too long for a header.
 pub fn prepare(identity: &Identity, sink: &impl Sink) -> Result<(), ImageError> {
-    write_header(identity, Stage::Prepared, sink)
+    write_header(identity, Stage::Prepared, None, sink).map(drop)
 }
 
 /// Writes a header that says why nothing was saved, for the machine to read when it goes on.
@@ -130,29 +133,51 @@ pub fn record_failure(
     reason: &str,
     sink: &impl Sink,
 ) -> Result<(), ImageError> {
-    write_header(identity, Stage::Failed(reason.to_owned()), sink)
+    write_header(identity, Stage::Failed(reason.to_owned()), None, sink).map(drop)
 }
 
-/// Writes the header, and makes what was said of an image before void.
-fn write_header(identity: &Identity, stage: Stage, sink: &impl Sink) -> Result<(), ImageError> {
+/// Writes the header, and makes what was said of an image before void. Returns how the records are to be
+/// protected.
+fn write_header(
+    identity: &Identity,
+    stage: Stage,
+    seal: Option<&Seal>,
+    sink: &impl Sink,
+) -> Result<Protection, ImageError> {
+    let (sealed, protection) = match seal {
+        Some(seal) => {
+            if seal.id != identity.id {
+                return Err(ImageError::WrongKey);
+            }
+            let nonce = sealing::random()?;
+            let sealing = seal.sealing;
+            let key = seal.key.of_records(&nonce);
+            (Some(Written { sealing, nonce }), Protection::Sealed(key))
+        }
+        None => (None, Protection::Checksums),
+    };
     let header = Header {
         identity: identity.clone(),
         stage,
+        sealed,
     };
-    let mut bytes = header.encode()?;
+    let mut bytes = header.encode(&protection)?;
     bytes.resize((COMMIT_OFFSET + COMMIT_SIZE) as usize, 0);
     sink.write_at(&bytes, 0)
         .and_then(|()| sink.sync())
-        .map_err(ImageError::writing("the header of the image"))
+        .map_err(ImageError::writing("the header of the image"))?;
+    Ok(protection)
 }
 
 /// How an image is written.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct Options<'a> {
     /// How it is compressed.
     pub codec: Codec,
     /// How many threads do it; each needs [`Codec::memory`].
     pub threads: usize,
+    /// How it is sealed, if it is.
+    pub seal: Option<&'a Seal>,
 }
 
 /// What is written, besides memory.
@@ -179,7 +204,7 @@ pub(crate) fn write<M: Memory + Sync + ?Sized>(
     memory: &M,
     survey: Survey<'_>,
     sink: &impl Sink,
-    options: Options,
+    options: Options<'_>,
     phases: &mut dyn FnMut() -> Phases,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Totals, ImageError> {
@@ -187,17 +212,21 @@ pub(crate) fn write<M: Memory + Sync + ?Sized>(
         jump_back: subject.jump_back,
         in_order: !sink.can_seek(),
     });
-    write_header(subject.identity, stage, sink)?;
+    let protection = write_header(subject.identity, stage, options.seal, sink)?;
 
-    let engine = Engine::new(subject.identity.id, memory, survey, sink);
+    let engine = Engine::new(subject.identity.id, &protection, memory, survey, sink);
     engine.write_notes(subject)?;
     engine.run(options, progress)?;
     engine.finish(subject, phases)
 }
 
+/// How long nobody looks how far the threads have come: to look takes time from them.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// All that the threads share.
 struct Engine<'a, 's, M: ?Sized, S> {
     id: ImageId,
+    protection: &'a Protection,
     memory: &'a M,
     sink: &'a S,
     /// All of memory, in bytes.
@@ -206,6 +235,8 @@ struct Engine<'a, 's, M: ?Sized, S> {
     order: Mutex<Order>,
     /// Something about the order changed.
     changed: Condvar,
+    /// A thread has ended.
+    ended: Condvar,
 }
 
 /// What is still to be done.
@@ -259,9 +290,16 @@ enum Payload {
 }
 
 impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
-    fn new(id: ImageId, memory: &'a M, survey: Survey<'s>, sink: &'a S) -> Self {
+    fn new(
+        id: ImageId,
+        protection: &'a Protection,
+        memory: &'a M,
+        survey: Survey<'s>,
+        sink: &'a S,
+    ) -> Self {
         Self {
             id,
+            protection,
             memory,
             sink,
             total: survey.total(),
@@ -281,6 +319,7 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
                 failure: None,
             }),
             changed: Condvar::new(),
+            ended: Condvar::new(),
         }
     }
 
@@ -311,7 +350,11 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
     }
 
     /// Lets threads write all memory, and tells how far they have come.
-    fn run(&self, options: Options, progress: &mut dyn FnMut(Progress)) -> Result<(), ImageError> {
+    fn run(
+        &self,
+        options: Options<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), ImageError> {
         let threads = options.threads.max(1);
         self.lock_order().working = threads;
         thread::scope(|scope| {
@@ -334,7 +377,8 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
                 });
                 order = self.lock_order();
                 if order.working > 0 {
-                    order = self.wait(order);
+                    let waited = self.ended.wait_timeout(order, LOOK);
+                    order = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         });
@@ -401,10 +445,10 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
         let record = Record {
             kind: placed.kind,
             payload: len,
-            checksum: super::checksum::checksum(padded),
+            check: self.protection.payload(padded, placed.offset),
             body: placed.body.clone(),
         };
-        block.copy_from_slice(&record.encode(self.id, placed.offset));
+        block.copy_from_slice(&record.encode(self.id, placed.offset, self.protection));
         if self.sink.can_seek() {
             return self
                 .sink
@@ -488,6 +532,7 @@ impl<M: Memory + Sync + ?Sized, S: Sink> Drop for Ended<'_, '_, '_, M, S> {
             order.failure.get_or_insert(ImageError::Panicked);
         }
         self.0.changed.notify_all();
+        self.0.ended.notify_all();
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) enum Role {
     Bounce,
     /// A, which is saved and resumed.
     Hibernate,
+    /// The same, after it told the command line of a kernel that resumes it by itself.
+    HibernateInPlace,
     /// C, which resumes A.
     Resume,
     /// Ask `kjump doctor` whether this machine can hibernate, and expect a yes.
@@ -90,9 +92,10 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 23] = [
+    const NAMES: [(&str, Self); 24] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
+        ("hibernate-in-place", Self::HibernateInPlace),
         ("resume", Self::Resume),
         ("doctor-yes", Self::DoctorYes),
         ("doctor-no", Self::DoctorNo),

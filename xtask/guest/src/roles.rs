@@ -32,6 +32,10 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
     match parameters.role {
         Role::Bounce => bounce(parameters),
         Role::Hibernate => hibernate(parameters),
+        Role::HibernateInPlace => {
+            tell_boot_line(parameters)?;
+            hibernate(parameters)
+        }
         Role::Resume => resume(parameters, &[]),
         Role::ResumeAgain => resume(parameters, &["--force-again"]),
         Role::DoctorYes => doctor_yes(),
@@ -84,6 +88,17 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
         kjump::run(&hibernate)?;
         refusals::ask(refusals::AFTER_RESUME)
     })
+}
+
+/// Tells the command line of a kernel that resumes this machine by itself.
+fn tell_boot_line(parameters: &Parameters) -> Result<()> {
+    let image = disk::image_disk()?;
+    let window = parameters.window.as_deref().context("no window")?;
+    let arguments = ["in-place", "--window", window, "--image", &image];
+    let outcome = kjump::try_run(&arguments, 0)?;
+    ensure!(outcome.status == Some(0), "{}", outcome.output);
+    console::report("boot-line", &outcome.output);
+    Ok(())
 }
 
 /// Fills the machine, leaves it by `jump` as often as asked, and verifies it each time.
