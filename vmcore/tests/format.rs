@@ -50,6 +50,7 @@ fn image() -> Vec<u8> {
     let options = Options {
         codec: Codec::None,
         threads: 1,
+        seal: None,
     };
     let mut phases = || {
         let mut phases = Phases::new();
