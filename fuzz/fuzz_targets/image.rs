@@ -144,6 +144,7 @@ fn written(identity: &mut Identity, memory: &Fake, stage: &StageSpec) -> Option<
     let options = Options {
         codec,
         threads: usize::from(threads % 3) + 1,
+        seal: None,
     };
     let leave_out = if *keep_free {
         LeaveOut::Nothing

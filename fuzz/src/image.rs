@@ -233,8 +233,8 @@ pub fn examine(file: &[u8]) -> Result<Contents, ImageError> {
     memory::check_order(&image.identity().low);
     memory::check_order(&image.identity().memory);
     assert!(image.size() <= file.len() as u64);
-    // A thread that reads has room for a record, and for the data of a chunk.
-    let limit = limit + 4 * CHUNK;
+    // Who reads has room for a record and for the data of a chunk; what is kept here doubles as it grows.
+    let limit = limit + 8 * CHUNK;
     let read = bounded(limit, || read_all(&image));
     resumable?;
     let contents = read?;
@@ -266,7 +266,7 @@ fn read_all(image: &Image<&[u8]>) -> Result<Contents, ImageError> {
 ///
 /// Why it is not whole.
 pub fn stream(file: &[u8]) -> Result<Contents, ImageError> {
-    let limit = (256 << 10) + 8 * file.len() + 4 * CHUNK;
+    let limit = (256 << 10) + 8 * file.len() + 8 * CHUNK;
     bounded(limit, || {
         let (mut map, mut all) = (RangeMap::new(), Vec::new());
         let mut stream = ImageStream::open(file)?;
