@@ -250,3 +250,27 @@ fn this_kernel_has_no_sleeper() {
     assert!(complaint(&["back"], 1).contains("kexec_jump_back_entry"));
     assert!(complaint(&["save", "--image", "-"], 1).contains("no sleeping machine"));
 }
+
+#[test]
+fn an_image_is_discarded_when_somebody_says_so() {
+    let (_directory, image) = file(&sample_image());
+    assert!(complaint(&["discard", &image], 1).contains("--yes"));
+    let restore = [
+        "restore",
+        "--image",
+        &image,
+        "--target",
+        "/dev/null",
+        "--dry-run",
+    ];
+    let before = fs::read(&image).unwrap();
+    assert!(before == sample_image());
+    assert!(kjump(&["discard", "--yes", &image]).status.success());
+    assert!(complaint(&restore, 1).contains("discarded"));
+    // That cannot be taken back by force.
+    let forced = [&restore[..], &["--force-again"]].concat();
+    assert!(complaint(&forced, 1).contains("discarded"));
+    let (_directory, other) = file(&[0; 1 << 16]);
+    assert!(complaint(&["discard", "--yes", &other], 1).contains("nothing to discard"));
+    assert!(fs::read(&other).unwrap() == [0; 1 << 16]);
+}

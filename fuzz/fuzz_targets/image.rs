@@ -1,16 +1,20 @@
 //! Hibernation images: only what was committed and not resumed is opened, and it is what was written.
 #![no_main]
 
+use std::sync::Mutex;
+
 use arbitrary::Arbitrary;
-use kjump_fuzz::spec::CoreSpec;
-use kjump_fuzz::{Damage, Number, bounded, memory};
+use kjump_fuzz::Damage;
+use kjump_fuzz::image::{BLOCK, IdentitySpec, checksum, examine, header, stream};
+use kjump_fuzz::machine::Fake;
 use libfuzzer_sys::fuzz_target;
-use vmcore::elf::{Core, CoreWriter};
 use vmcore::image::{
-    self, HEADER_SIZE, Header, Identity, Image, ImageError, ImageId, Paging, Platform, Stage, prepare,
-    record_failure,
+    Codec, HEADER_SIZE, Header, Identity, ImageError, Jump, Layout, Options, Stage, Stream,
+    prepare, record_failure,
 };
-use vmcore::{Memory, MemoryKind, PhysAddr, PhysRange, RangeMap};
+use vmcore::{
+    LeaveOut, MemoryKind, PAGE_SIZE, PageClass, Phases, PhysAddr, PhysRange, Saved, WriteError,
+};
 
 #[derive(Arbitrary, Debug)]
 enum Input<'a> {
@@ -27,145 +31,218 @@ enum Input<'a> {
 }
 
 #[derive(Arbitrary, Debug)]
-struct IdentitySpec {
-    id: [u8; 16],
-    release: String,
-    build_id: Vec<u8>,
-    five_levels: bool,
-    window: (Number, Number),
-    low: Vec<(Number, Number)>,
-    memory: Vec<(Number, Number, u32)>,
-    free_fill: Option<u8>,
-    uptime: u64,
-}
-
-#[derive(Arbitrary, Debug)]
 enum StageSpec {
     Prepared,
     Failed(String, u16),
-    Saved { jump_back: u64, core: CoreSpec },
+    Saved {
+        jump_back: u64,
+        notes: Vec<u8>,
+        pages: Vec<(PageSpec, u8)>,
+        codec: CodecSpec,
+        threads: u8,
+        piped: bool,
+        keep_free: bool,
+    },
 }
 
-impl IdentitySpec {
-    fn build(self) -> Option<Identity> {
-        let range = |(start, len): (Number, Number)| {
-            PhysRange::from_len(PhysAddr::new(start.get()), len.get())
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum CodecSpec {
+    None,
+    Lz4,
+    Zstd(u8),
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum PageSpec {
+    Zero,
+    /// Known to be zero before it is looked at.
+    KnownZero,
+    Same(u8),
+    Noise(u8),
+    Absent,
+}
+
+/// The most pages of the machine: two chunks of data, and more.
+const PAGES: usize = 600;
+
+/// Memory from address 0 on, with runs of such pages.
+fn memory_of(pages: &[(PageSpec, u8)]) -> Fake {
+    let mut memory = Fake::new(PAGES);
+    let runs = pages
+        .iter()
+        .flat_map(|(page, count)| vec![*page; usize::from(*count) + 1]);
+    for (number, page) in runs.take(PAGES).enumerate() {
+        let start = number as u64 * PAGE_SIZE;
+        let Some(range) = PhysRange::new(start, start + PAGE_SIZE) else {
+            continue;
         };
-        let mut low = RangeMap::new();
-        for part in self.low {
-            low.replace(range(part)?, ());
+        let bytes = &mut memory.bytes[number * BLOCK..][..BLOCK];
+        match page {
+            PageSpec::Zero => {}
+            PageSpec::KnownZero => memory.contents.replace(range, PageClass::Zero),
+            PageSpec::Same(byte) => bytes.fill(byte),
+            PageSpec::Noise(seed) => {
+                let mut state = (start << 8) | u64::from(seed) | 1;
+                for byte in bytes {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    *byte = state as u8;
+                }
+            }
+            PageSpec::Absent => memory.contents.remove(range),
         }
-        let mut memory = RangeMap::new();
-        for (start, len, kind) in self.memory {
-            memory.replace(range((start, len))?, MemoryKind::from_e820(kind));
-        }
-        Some(Identity {
-            id: ImageId(self.id),
-            release: self.release,
-            build_id: self.build_id,
-            paging: if self.five_levels {
-                Paging::FiveLevel
-            } else {
-                Paging::FourLevel
-            },
-            window: range(self.window)?,
-            low,
-            memory,
-            free_fill: self.free_fill,
-            uptime: self.uptime,
-            platform: Platform::default(),
-            volumes: Vec::new(),
-        })
     }
+    memory
 }
 
-/// What must hold for any file.
-fn examine(file: &[u8]) -> Result<(), ImageError> {
-    let limit = (256 << 10) + 8 * file.len();
-    let header = bounded(limit, || Header::read(&file));
-    let (image, resumable) = bounded(limit, || Image::examine(file))?;
-    let header = header.expect("who examines reads the header");
-    assert_eq!(*image.identity(), header.identity);
-    memory::check_order(&image.identity().low);
-    memory::check_order(&image.identity().memory);
-    let needed = image::size_for(image.saved().core_size).expect("it was compared");
-    assert!(needed <= file.len() as u64);
-    if let Ok(core) = bounded(limit, || image.core()) {
-        memory::check(&core, true);
-    }
-    assert_eq!(Image::open(file).is_ok(), resumable.is_ok());
-    resumable
-}
-
-/// Whether the last four bytes of a block are the checksum of all before.
+/// Whether the last bytes of a header are the checksum of all before.
 fn sealed(block: &[u8]) -> bool {
-    let (bytes, checksum) = block.split_at(block.len() - 4);
-    crc32fast::hash(bytes).to_le_bytes() == checksum
+    let (bytes, sum) = block.split_at(block.len() - 8);
+    checksum(bytes).to_le_bytes() == sum
+}
+
+/// Writes `memory` and asserts that it reads back, by the index and in order; `None` if it is not written.
+fn written(identity: &mut Identity, memory: &Fake, stage: &StageSpec) -> Option<Vec<u8>> {
+    let StageSpec::Saved {
+        jump_back,
+        notes,
+        codec,
+        threads,
+        piped,
+        keep_free,
+        ..
+    } = stage
+    else {
+        return None;
+    };
+    // What is there to be saved, and what the machine says besides that it has.
+    if let Some(all) = PhysRange::new(0, PAGES as u64 * PAGE_SIZE) {
+        identity.memory.replace(all, MemoryKind::Ram);
+    }
+    let wanted = identity.saved_memory();
+    if wanted.bytes() > 64 << 20 {
+        return None;
+    }
+    let jump = Jump {
+        back: PhysAddr::new(*jump_back),
+        layout: Layout::Raw,
+    };
+    let machine = Saved::new(
+        memory.clone(),
+        notes.clone(),
+        Some(identity.clone()),
+        Some(jump),
+        None,
+        Some(1 << 40),
+    );
+    let codec = match codec {
+        CodecSpec::None => Codec::None,
+        CodecSpec::Lz4 => Codec::Lz4,
+        CodecSpec::Zstd(level) => Codec::Zstd(i32::from(level % 6) + 1),
+    };
+    let options = Options {
+        codec,
+        threads: usize::from(threads % 3) + 1,
+        seal: None,
+    };
+    let leave_out = if *keep_free {
+        LeaveOut::Nothing
+    } else {
+        LeaveOut::Free
+    };
+    let mut phases = || {
+        let mut phases = Phases::new();
+        phases.push("save", std::time::Duration::from_secs(1));
+        phases
+    };
+    let mut file = Vec::new();
+    let written = if *piped {
+        let sink = Stream::new(&mut file);
+        machine.write_image(&sink, options, leave_out, &mut phases, &mut |_| {})
+    } else {
+        let sink = Mutex::new(Vec::new());
+        let written = machine.write_image(&sink, options, leave_out, &mut phases, &mut |_| {});
+        file = sink.into_inner().expect("nothing panicked");
+        written
+    };
+    match written {
+        Ok(_) => {}
+        Err(WriteError::Image(ImageError::Malformed { .. })) => return None,
+        Err(error) => panic!("{error}"),
+    }
+    let (map, data) = examine(&file).expect("it was just written");
+    let streamed = stream(&file).expect("it was just written");
+    assert!(streamed == (map.clone(), data));
+    assert_eq!(map.bytes(), wanted.bytes(), "all memory has a class");
+    for (range, class) in map.iter() {
+        assert!(wanted.covers(range));
+        for page in range.pieces(PAGE_SIZE) {
+            let there = memory.contents.get(page.start()).is_some();
+            let bytes = memory
+                .bytes
+                .get(page.start().get() as usize..)
+                .and_then(|from| from.get(..BLOCK));
+            let zero = bytes.is_none_or(|bytes| bytes.iter().all(|&byte| byte == 0));
+            let expected = match (there, zero) {
+                (false, _) => PageClass::Free,
+                (true, true) => PageClass::Zero,
+                (true, false) => PageClass::Data,
+            };
+            assert_eq!(*class, expected, "{page}");
+        }
+    }
+    Some(file)
 }
 
 fuzz_target!(|input: Input<'_>| {
     match input {
         Input::Raw(file) => {
             let _ = examine(file);
+            let _ = stream(file);
         }
-        Input::Sealed { header, rest } => {
-            let mut file = b"KJUMPIMG\x02\0\0\0".to_vec();
-            file.extend_from_slice(&header[..header.len().min(60_000)]);
-            file.resize(HEADER_SIZE as usize - 4, 0);
-            file.extend_from_slice(&crc32fast::hash(&file).to_le_bytes());
+        Input::Sealed { header: said, rest } => {
+            let mut file = header(said);
             file.extend_from_slice(rest);
             let _ = examine(&file);
             file.resize(file.len().next_multiple_of(4096) + 8192, 0);
             let _ = examine(&file);
+            let _ = stream(&file);
         }
         Input::Written {
             identity,
             stage,
             damage,
         } => {
-            let Some(identity) = identity.build() else {
+            let Some(mut identity) = identity.build() else {
                 return;
             };
-            // Longer ones are cut when they are written.
-            if identity.release.len() > 4096 || identity.build_id.len() > 4096 {
-                return;
-            }
             let stage = match stage {
                 StageSpec::Failed(reason, times) => {
                     StageSpec::Failed(reason.repeat(usize::from(times % 512)), 1)
                 }
                 other => other,
             };
-            let mut file = Vec::new();
-            let written = match &stage {
-                StageSpec::Prepared => prepare(&identity, &mut file),
-                StageSpec::Failed(reason, _) => record_failure(&identity, reason, &mut file),
-                StageSpec::Saved { jump_back, core } => {
-                    let Ok(memory) = Core::open(core.build().bytes) else {
+            let sink = Mutex::new(Vec::new());
+            let made = match &stage {
+                StageSpec::Prepared => prepare(&identity, &sink).map(|()| sink),
+                StageSpec::Failed(reason, _) => {
+                    record_failure(&identity, reason, &sink).map(|()| sink)
+                }
+                StageSpec::Saved { pages, .. } => {
+                    let memory = memory_of(pages);
+                    let Some(file) = written(&mut identity, &memory, &stage) else {
                         return;
                     };
-                    let stored: u64 = memory.loads().iter().map(|load| load.file_size).sum();
-                    if stored > 1 << 20 {
-                        return;
-                    }
-                    let notes = memory.encode_notes();
-                    let core =
-                        CoreWriter::new(&memory, memory.contents(), &notes, |addr| addr.get());
-                    let back = PhysAddr::new(*jump_back);
-                    let written =
-                        image::write(&identity, back, &core, &memory, &mut file, &mut |_| {});
-                    let again = Image::open(file.as_slice()).expect("it was just written");
-                    let again = again.core().expect("it was just written");
-                    assert_eq!(again.contents(), memory.contents());
-                    written
+                    Ok(Mutex::new(file))
                 }
             };
-            if written.is_err() {
-                return;
-            }
+            let Ok(file) = made else { return };
+            let mut file = file.into_inner().expect("nothing panicked");
             let clean = file.clone();
             damage.apply(&mut file);
             let examined = examine(&file);
+            let streamed = stream(&file);
             let header = file.split_at(HEADER_SIZE as usize).0;
             if file == clean {
                 let header = Header::read(&file).expect("it was just written");
@@ -184,18 +261,13 @@ fuzz_target!(|input: Input<'_>| {
                         assert!(read.len() == reason.len() || read.len() > 4000);
                         assert!(matches!(examined, Err(ImageError::Failed { .. })));
                     }
-                    StageSpec::Saved { .. } => assert!(examined.is_ok()),
+                    StageSpec::Saved { .. } => assert!(examined.is_ok() && streamed.is_ok()),
                 }
             } else if !sealed(header) {
-                assert!(examined.is_err(), "a damaged header");
-            } else if matches!(stage, StageSpec::Saved { .. })
-                && header == &clean[..HEADER_SIZE as usize]
-                && !sealed(&file[file.len() - 4096..])
-            {
-                assert!(
-                    matches!(examined, Err(ImageError::Uncommitted)),
-                    "a damaged record"
-                );
+                assert!(examined.is_err() && streamed.is_err(), "a damaged header");
+            } else if file[64 << 10..] != clean[64 << 10..] {
+                // Every byte of the records counts.
+                assert!(examined.is_err() && streamed.is_err(), "a damaged record");
             }
         }
     }

@@ -110,13 +110,7 @@ impl PageSpec {
                     let mut encoder = snap::raw::Encoder::new();
                     (encoder.compress_vec(&page).expect("a page"), 4)
                 }
-                Codec::Zstd => {
-                    let level = ruzstd::encoding::CompressionLevel::Fastest;
-                    (
-                        ruzstd::encoding::compress_to_vec(page.as_slice(), level),
-                        0x20,
-                    )
-                }
+                Codec::Zstd => (zstd::bulk::compress(&page, 1).expect("to memory"), 0x20),
             };
             if data.len() < PAGE {
                 (None, data.len() as u32, flag, data, Some(page))

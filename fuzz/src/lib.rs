@@ -6,6 +6,7 @@
 
 #[path = "../../vmcore/tests/counting/mod.rs"]
 mod counting;
+pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod spec;

@@ -13,7 +13,7 @@
 
 use vmcore::elf::{CoreHeaders, Load};
 use vmcore::image::{Identity, ImageId, Paging, Seal};
-use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
+use vmcore::{IoMem, MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
 
 use crate::boot_block::{self, BootBlock};
 use crate::cmdline::KEY_PAGE_KEY;
@@ -40,14 +40,21 @@ pub struct Boot<'a> {
 
 /// All whole pages of RAM below 1 MiB: the kernel in the window starts its CPUs there.
 #[must_use]
-pub(crate) fn low_memory(machine: &Machine) -> RangeMap<()> {
-    all_low_memory(machine).shrink_to(PAGE_SIZE)
+pub(crate) fn low_memory(iomem: &IoMem) -> RangeMap<()> {
+    all_low_memory(iomem).shrink_to(PAGE_SIZE)
+}
+
+/// The memory map of a kernel in `window` on the machine with `iomem`, while all memory besides that and
+/// low memory is a sleeping machine's.
+#[must_use]
+pub fn map_beside_sleeper(iomem: &IoMem, window: PhysRange) -> RangeMap<MemoryKind> {
+    e820::map_beside_sleeper(&iomem.memory(), window, &low_memory(iomem))
 }
 
 /// All RAM below 1 MiB, parts of pages too.
 #[must_use]
-pub(crate) fn all_low_memory(machine: &Machine) -> RangeMap<()> {
-    let mut low = machine.iomem.ram();
+pub(crate) fn all_low_memory(iomem: &IoMem) -> RangeMap<()> {
+    let mut low = iomem.ram();
     if let Some(above) = PhysRange::new(ONE_MIB, u64::MAX) {
         low.remove(above);
     }
@@ -61,7 +68,7 @@ impl Machine {
     ///
     /// [`PlanError::NoLowMemory`] if it has no RAM below 1 MiB.
     pub fn identity(&self, id: ImageId, window: PhysRange) -> Result<Identity, PlanError> {
-        let low = low_memory(self);
+        let low = low_memory(&self.iomem);
         if low.is_empty() {
             return Err(PlanError::NoLowMemory);
         }

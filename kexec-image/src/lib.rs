@@ -39,7 +39,7 @@ mod vmlinux;
 pub mod window;
 
 pub use alone::Firmware;
-pub use beside::Boot;
+pub use beside::{Boot, map_beside_sleeper};
 pub use cmdline::{CommandLine, JUMP_BACK_KEY};
 pub use error::PlanError;
 pub use kernel::{Kernel, KernelFormat};

@@ -35,7 +35,7 @@ impl<'a> LoadPlan<'a> {
         boot: &Boot<'a>,
     ) -> Result<Self, PlanError> {
         let window = identity.window;
-        let ram = all_low_memory(machine);
+        let ram = all_low_memory(&machine.iomem);
         let low = whole(&ram)?;
         // Its size does not depend on where the backup is.
         let anywhere = Backup {

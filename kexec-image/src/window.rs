@@ -106,12 +106,14 @@ fn candidates(iomem: &IoMem) -> RangeMap<()> {
     ram.shrink_to(PAGE_SIZE)
 }
 
-/// Chooses the window for `kernel` on a machine with `iomem`.
+/// Chooses the window for `kernel` on a machine with `iomem`, whose VMCOREINFO note lies in `note`.
 ///
 /// Where no address is asked for, it is the lowest place behind the running kernel's image, or else the
 /// lowest at all: at the upper end of memory lie the tables that a reader of the core wants to find.
 /// Nor does it take the running kernel's code and data then: those are swapped like all else where they
-/// are asked for, but memory in which they lie where they always were is easier to read.
+/// are asked for, but memory in which they lie where they always were is easier to read. And it never
+/// takes the pages of the note, unless it is put there: the saving kernel is told where in memory they are,
+/// and what it finds there in place of a note tells no free page from another, so that all are saved.
 ///
 /// # Errors
 ///
@@ -119,6 +121,7 @@ fn candidates(iomem: &IoMem) -> RangeMap<()> {
 /// asked for will not do.
 pub fn choose(
     iomem: &IoMem,
+    note: Option<PhysRange>,
     kernel: &Kernel<'_>,
     request: Request,
 ) -> Result<PhysRange, PlanError> {
@@ -142,8 +145,8 @@ pub fn choose(
         }
         return Ok(window);
     }
-    if let Some(image) = iomem.kernel_image() {
-        candidates.remove(image);
+    for taken in iomem.kernel_image().into_iter().chain(note) {
+        candidates.remove(taken);
     }
     let candidates = candidates.shrink_to(PAGE_SIZE);
     let place_from = |lowest: PhysAddr| {
@@ -201,22 +204,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_window_is_in_free_ram(kernel in 1..0x3fu64, size in 1..0x300u64, at in prop::option::of(0..0x1000u64)) {
+        fn a_window_is_in_free_ram(kernel in 1..0x3fu64, note in 0x100..0x3_ff00u64, size in 1..0x300u64, at in prop::option::of(0..0x1000u64)) {
             let file = sample(5000);
             let parsed = Kernel::parse(&file).unwrap();
             let iomem = iomem(kernel << 24);
             let request = Request { size: size << 20, at: at.map(|at| PhysAddr::new(at << 20)) };
             let ram = PhysRange::new(0x10_0000, 0x3ffe_0000).unwrap();
             let crash = PhysRange::new(0x3000_0000, 0x3400_0000).unwrap();
-            if let Ok(window) = choose(&iomem, &parsed, request) {
+            let note = PhysRange::from_len(PhysAddr::new(note << 12), 0x424).unwrap();
+            if let Ok(window) = choose(&iomem, Some(note), &parsed, request) {
+                prop_assert!(request.at.is_some() || !note.overlaps(window));
                 prop_assert_eq!(window.len(), request.size);
                 prop_assert!(request.at.is_none_or(|at| at == window.start()));
                 prop_assert!(ram.covers(window) && !crash.overlaps(window));
                 prop_assert!(request.at.is_some() || !iomem.kernel_image().unwrap().overlaps(window));
                 prop_assert!(window.start().is_aligned(0x20_0000) && window.start().get() >= 0x100_0000);
             } else if request.at.is_none() {
-                // The largest free piece is at least half of what the kernel and the crash kernel leave.
-                prop_assert!(request.size > 0xc00_0000);
+                // The largest free piece is at least a quarter of what the kernel, the note and the crash
+                // kernel leave.
+                prop_assert!(request.size > 0x600_0000);
             }
         }
     }
@@ -226,7 +232,7 @@ mod tests {
         let file = sample(5000);
         let kernel = Kernel::parse(&file).unwrap();
         let choose = |at| {
-            choose(&iomem(at), &kernel, Request::default())
+            choose(&iomem(at), None, &kernel, Request::default())
                 .unwrap()
                 .start()
                 .get()
@@ -249,12 +255,31 @@ mod tests {
     }
 
     #[test]
+    fn the_note_is_left_where_it_is() {
+        let file = sample(5000);
+        let kernel = Kernel::parse(&file).unwrap();
+        let note = PhysRange::new(0x345_6000, 0x345_6424);
+        let choose = |request: &str| {
+            let request = request.parse().unwrap();
+            choose(&iomem(0x200_0000), note, &kernel, request)
+                .unwrap()
+                .start()
+                .get()
+        };
+        // The first place behind the kernel has it.
+        assert_eq!(choose("96M"), 0x360_0000);
+        assert_eq!(choose("4M"), 0x300_0000);
+        // Who says where is obeyed.
+        assert_eq!(choose("96M@0x3000000"), 0x300_0000);
+    }
+
+    #[test]
     fn the_running_kernel_can_be_swapped_where_that_is_asked_for() {
         let file = sample(5000);
         let kernel = Kernel::parse(&file).unwrap();
         let iomem = iomem(0x200_0000);
         let request: Request = "96M@0x1000000".parse().unwrap();
-        let window = choose(&iomem, &kernel, request).unwrap();
+        let window = choose(&iomem, None, &kernel, request).unwrap();
         assert!(window.covers(iomem.kernel_image().unwrap()));
     }
 
@@ -263,7 +288,7 @@ mod tests {
         let file = sample(5000);
         let kernel = Kernel::parse(&file).unwrap();
         let refusal = |text: &str| {
-            choose(&iomem(0x200_0000), &kernel, text.parse().unwrap())
+            choose(&iomem(0x200_0000), None, &kernel, text.parse().unwrap())
                 .unwrap_err()
                 .to_string()
         };

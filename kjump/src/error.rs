@@ -197,6 +197,18 @@ pub enum Error {
         /// Whether the image has it.
         in_image: bool,
     },
+    /// A kernel that is to restore without another one uses memory of the machine that it is to restore.
+    #[error(
+        "this kernel uses the memory {owned}, and the image can only be restored by one that keeps to the \
+         window {window}: start the machine normally and run `kjump resume`, or give this kernel what \
+         `kjump in-place` prints for that window"
+    )]
+    NotConfined {
+        /// Memory that it uses.
+        owned: PhysRange,
+        /// The image's window.
+        window: PhysRange,
+    },
     /// The image is of another machine.
     #[error("the image was made on another machine: that was {image:?}, and this is {here:?}")]
     OtherMachine {

@@ -40,7 +40,12 @@ impl<'a> Hibernation<'a> {
     /// saving kernel could not look at.
     pub fn prepare(&self) -> Result<Prepared<'a>, Error> {
         volumes::check_visible(&self.machine.volumes)?;
-        let window = window::choose(&self.machine.iomem, self.kernel, self.window)?;
+        let window = window::choose(
+            &self.machine.iomem,
+            self.machine.vmcoreinfo,
+            self.kernel,
+            self.window,
+        )?;
         let mut identity = self.machine.identity(random_id()?, window)?;
         identity.platform.saver = self.kernel.version().unwrap_or_default().to_owned();
         let boot = Boot {

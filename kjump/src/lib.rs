@@ -60,6 +60,7 @@ mod error;
 pub mod filesystem;
 mod handover;
 mod hibernation;
+pub mod in_place;
 mod jump;
 pub mod machine;
 mod moment;

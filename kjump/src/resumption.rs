@@ -189,12 +189,25 @@ impl<'a> Resumption<'a> {
         image.forget_key();
         // One that was resumed stays marked as that.
         if !again {
-            let file = OpenOptions::new().write(true).open(&path);
-            file.and_then(|file| image.mark_attempt(&file))
-                .map_err(|source| Error::Mark { path, source })?;
+            mark_attempt(&image, &path)?;
         }
         jump::leave()
     }
+
+    /// Marks the image with one attempt more.
+    pub(crate) fn mark_attempt(&self) -> Result<(), Error> {
+        mark_attempt(&self.image, &self.path)
+    }
+}
+
+/// Marks `image`, which is at `path`, with one attempt more.
+fn mark_attempt(image: &Image<DeviceReader>, path: &Path) -> Result<(), Error> {
+    let file = OpenOptions::new().write(true).open(path);
+    file.and_then(|file| image.mark_attempt(&file))
+        .map_err(|source| Error::Mark {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Reads the index through, so that what is wrong with it is known before this kernel is left.
@@ -369,5 +382,36 @@ mod tests {
         ]);
         let other = map(&[(0x10_0000, 0x2000_0400, MemoryKind::Ram)]);
         assert!(same_memory(&one, &other).is_ok());
+    }
+
+    #[test]
+    fn another_machine_is_noticed_by_what_both_know() {
+        let here = Platform {
+            vendor: "Maker".into(),
+            product: "Machine".into(),
+            uuid: "1".into(),
+            ..Platform::default()
+        };
+        assert!(same_hardware(&here, &here).is_ok());
+        assert!(same_hardware(&Platform::default(), &here).is_ok());
+        assert!(same_hardware(&here, &Platform::default()).is_ok());
+        let other = Platform {
+            uuid: "2".into(),
+            ..here.clone()
+        };
+        let error = same_hardware(&other, &here).unwrap_err();
+        assert!(matches!(error, Error::OtherMachine { .. }));
+    }
+
+    #[test]
+    fn a_cpu_that_can_more_will_do() {
+        let cpu = |features: &str| Platform {
+            features: features.into(),
+            ..Platform::default()
+        };
+        assert!(same_cpu(&cpu("sse avx"), &cpu("avx avx2 sse")).is_ok());
+        assert!(same_cpu(&cpu(""), &cpu("")).is_ok());
+        let error = same_cpu(&cpu("sse avx"), &cpu("sse avx2")).unwrap_err();
+        assert!(error.to_string().contains("\"avx\""), "{error}");
     }
 }

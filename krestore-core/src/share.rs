@@ -2,14 +2,19 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use vmcore::Progress;
+
+/// How long nobody looks how far the threads have come: to look takes time from them.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What the threads share.
 struct Shared<I, E> {
     state: Mutex<State<E>>,
     items: Mutex<I>,
-    changed: Condvar,
+    /// A thread has ended.
+    ended: Condvar,
 }
 
 struct State<E> {
@@ -46,7 +51,7 @@ pub(crate) fn share<T: Send, W, E: Send>(
             failure: None,
         }),
         items: Mutex::new(items),
-        changed: Condvar::new(),
+        ended: Condvar::new(),
     };
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -63,7 +68,6 @@ pub(crate) fn share<T: Send, W, E: Send>(
                             break;
                         }
                     }
-                    shared.changed.notify_all();
                 }
             });
         }
@@ -73,11 +77,9 @@ pub(crate) fn share<T: Send, W, E: Send>(
             drop(state);
             progress(Progress { done, total });
             state = lock(&shared.state);
-            if state.working > 0 && state.done == done {
-                state = shared
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+            if state.working > 0 {
+                let waited = shared.ended.wait_timeout(state, LOOK);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
         }
         let done = state.done;
@@ -107,7 +109,7 @@ struct Ended<'a, I, E>(&'a Shared<I, E>);
 impl<I, E> Drop for Ended<'_, I, E> {
     fn drop(&mut self) {
         lock(&self.0.state).working -= 1;
-        self.0.changed.notify_all();
+        self.0.ended.notify_all();
     }
 }
 

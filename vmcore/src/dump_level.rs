@@ -123,7 +123,42 @@ fn merged(map: &RangeMap<PageClass>, over: &RangeMap<PageClass>) -> RangeMap<Pag
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::fake_machine::{Machine, RAM, blocks, kinds};
+    use crate::{PAGE_SIZE, PhysAddr};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4))]
+
+        #[test]
+        fn each_page_is_left_out_by_its_use(kind in kinds(), blocks in blocks(), level in 0..32_u8) {
+            let machine = Machine::new(kind, &blocks);
+            let pages = PageMap::open(&machine.memory, &machine.info).unwrap();
+            let info = Some(machine.info.clone());
+            let saved = Saved::new(&machine.memory, Vec::new(), None, None, info, None);
+            let level = DumpLevel(level);
+            let classes = saved.filtered(saved.classify(1).unwrap(), level).unwrap();
+            prop_assert!(classes.unknown.is_none());
+            let all = RAM.iter().flat_map(|(start, end)| start / PAGE_SIZE..end / PAGE_SIZE);
+            for pfn in all {
+                let addr = PhysAddr::new(pfn * PAGE_SIZE);
+                let found = classes.seen.get(addr).map(|(_, class)| *class);
+                let page_use = pages.use_of(addr).unwrap();
+                let expected = match (machine.class(pfn), page_use) {
+                    (PageClass::Free, _) if level.0 & 16 != 0 => PageClass::Free,
+                    (PageClass::Free, _) => PageClass::Data,
+                    (_, page_use) if page_use != PageUse::Free && level.leaves_out(page_use) => {
+                        PageClass::Free
+                    }
+                    (PageClass::Zero, _) if level.0 & 1 != 0 => PageClass::Zero,
+                    _ => PageClass::Data,
+                };
+                prop_assert_eq!(found, Some(expected), "page {:#x}, {:?}", pfn, page_use);
+            }
+        }
+    }
 
     /// The table of makedumpfile(8).
     #[test]

@@ -56,6 +56,10 @@ impl ReadAt for MappedFile {
         self.file.read_exact_at(buf, offset)
     }
 
+    fn is_mapped(&self) -> bool {
+        true
+    }
+
     fn for_each_piece(
         &self,
         range: Range<u64>,

@@ -33,6 +33,12 @@ pub trait Memory {
     /// [`MemoryError::Absent`] with the first address that is not there, or [`MemoryError::Read`].
     fn read(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), MemoryError>;
 
+    /// Whether [`for_each_piece`](Self::for_each_piece) hands out bytes without a copy. If not, those who
+    /// want the bytes somewhere had better [`read`](Self::read) them to there.
+    fn is_mapped(&self) -> bool {
+        false
+    }
+
     /// Hands the bytes of `range` to `each`, in order and in pieces of a few MiB at most, until it
     /// breaks. Memory that is mapped is handed out without a copy.
     ///
@@ -65,6 +71,10 @@ impl<M: Memory + ?Sized> Memory for &M {
         (**self).read(addr, buf)
     }
 
+    fn is_mapped(&self) -> bool {
+        (**self).is_mapped()
+    }
+
     fn for_each_piece(
         &self,
         range: PhysRange,
@@ -81,6 +91,10 @@ impl<M: Memory + ?Sized> Memory for Box<M> {
 
     fn read(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<(), MemoryError> {
         (**self).read(addr, buf)
+    }
+
+    fn is_mapped(&self) -> bool {
+        (**self).is_mapped()
     }
 
     fn for_each_piece(

@@ -26,6 +26,11 @@ pub trait ReadAt {
         false
     }
 
+    /// Whether [`for_each_piece`](Self::for_each_piece) hands out bytes without a copy.
+    fn is_mapped(&self) -> bool {
+        false
+    }
+
     /// Hands the bytes of `range` to `each`, in order and in pieces of a few MiB at most. Sources that
     /// have the bytes in memory hand them out without a copy.
     ///
@@ -64,6 +69,10 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
         (**self).is_direct()
     }
 
+    fn is_mapped(&self) -> bool {
+        (**self).is_mapped()
+    }
+
     fn for_each_piece(
         &self,
         range: Range<u64>,
@@ -100,6 +109,10 @@ impl ReadAt for [u8] {
         Ok(())
     }
 
+    fn is_mapped(&self) -> bool {
+        true
+    }
+
     fn for_each_piece(
         &self,
         range: Range<u64>,
@@ -116,6 +129,10 @@ impl ReadAt for Vec<u8> {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.as_slice().read_exact_at(buf, offset)
+    }
+
+    fn is_mapped(&self) -> bool {
+        true
     }
 
     fn for_each_piece(
@@ -200,6 +217,10 @@ impl<S: ReadAt> ReadAt for Part<S> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let range = self.inner(offset..end_of(offset, buf.len())?)?;
         self.source.read_exact_at(buf, range.start)
+    }
+
+    fn is_mapped(&self) -> bool {
+        self.source.is_mapped()
     }
 
     fn for_each_piece(

@@ -287,6 +287,10 @@ impl<M: Memory> Memory for View<M> {
         Ok(())
     }
 
+    fn is_mapped(&self) -> bool {
+        self.memory.is_mapped()
+    }
+
     fn for_each_piece(
         &self,
         range: PhysRange,

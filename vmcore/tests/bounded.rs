@@ -268,6 +268,19 @@ fn record_with(number: usize, at: usize, value: u64) -> Vec<u8> {
     file
 }
 
+/// Payloads that could be there, but are not.
+#[test]
+fn an_image_whose_payloads_are_as_long_as_can_be() {
+    for number in 0..8 {
+        let file = record_with(number, 40, 1 << 20);
+        bounded(file.len(), 8, || {
+            if let Ok((image, _)) = Image::examine(file.as_slice()) {
+                let _ = image.index().map(Iterator::count);
+            }
+        });
+    }
+}
+
 /// A flattened file with these records.
 fn flattened(records: &[(u64, &[u8])]) -> Vec<u8> {
     let mut file = b"makedumpfile\0\0\0\0".to_vec();

@@ -1,5 +1,6 @@
 //! What runs inside the machines: static binaries, and initramfs archives made of them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,14 +60,29 @@ pub(crate) fn binaries() -> Result<Binaries> {
 }
 
 /// Writes the initramfs of A and C to `path`: the guest's first process, the command under test, and
-/// the kernel that it is to boot.
+/// the kernel that it is to boot; its modules too, if they are asked for.
 ///
 /// It is not compressed: an emulated CPU takes longer to inflate it than to copy it.
-pub(crate) fn initramfs(path: &Path, binaries: &Binaries, kernel: &Path) -> Result<()> {
+pub(crate) fn initramfs(
+    path: &Path,
+    binaries: &Binaries,
+    kernel: &Path,
+    modules: bool,
+) -> Result<()> {
     let mut archive = guest_alone(binaries)?;
     archive.directory("/boot", 0o755)?;
     archive.file("/bin/kjump", 0o755, &read(&binaries.kjump)?)?;
     archive.file("/boot/bzImage", 0o644, &read(kernel)?)?;
+    if modules {
+        archive.directory("/modules", 0o755)?;
+        let folder = kernel.with_file_name("modules");
+        let listing = || format!("listing {}", folder.display());
+        for module in fs::read_dir(&folder).with_context(listing)? {
+            let path = module.with_context(listing)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            archive.file(&format!("/modules/{name}"), 0o644, &read(&path)?)?;
+        }
+    }
     write(path, archive)
 }
 
@@ -74,6 +90,22 @@ pub(crate) fn initramfs(path: &Path, binaries: &Binaries, kernel: &Path) -> Resu
 /// hibernated by its own kernel.
 pub(crate) fn bare_initramfs(path: &Path, binaries: &Binaries) -> Result<()> {
     write(path, guest_alone(binaries)?)
+}
+
+/// Writes an initramfs to `path` with the command under test as the first process, as it makes that itself.
+pub(crate) fn own_initramfs(path: &Path, binaries: &Binaries) -> Result<()> {
+    let status = Command::new(&binaries.kjump)
+        .args([
+            OsStr::new("initramfs"),
+            OsStr::new("--out"),
+            path.as_os_str(),
+        ])
+        .status()
+        .context("starting kjump")?;
+    if !status.success() {
+        bail!("kjump made no initramfs: {status}");
+    }
+    Ok(())
 }
 
 fn guest_alone(binaries: &Binaries) -> Result<Archive> {

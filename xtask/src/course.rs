@@ -17,10 +17,16 @@ pub(crate) enum Course {
     Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
+    /// A jumps to B, which saves it and powers off; then a kernel that is started in the window restores A.
+    InPlace,
     /// Saving fails in this guest's role, and A goes on; then all goes well, as in [`Course::Loop`].
     SaveFails(&'static str, Change),
     /// B breaks down in this guest's role and says this, the machine restarts, and C finds no image.
     Breakdown(&'static str, Change, &'static str),
+    /// A is saved, and D fails to restore it three times: C gives up, unless it is forced.
+    Attempts,
+    /// A is saved, and this guest's role finds what it looks for.
+    SaveThen(&'static str),
     /// A is saved, and C refuses to resume it on what is no longer the same machine, or has gone on.
     Stale,
     /// Shell scripts play all parts; the function boots the machine as often as that takes, and tells what
@@ -191,7 +197,39 @@ impl Course {
                 let refused = phase("C refuses to resume", "lab: verdict=ok");
                 vec![first, Boot::expecting("", &[&[refused, OFF]])]
             }
+            Self::Attempts => {
+                let fails = Boot {
+                    cut: true,
+                    ..Boot::new("resume", &[&RESUME[..4]])
+                };
+                let refused = phase("C refuses to resume", "lab: verdict=ok");
+                vec![
+                    Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]),
+                    fails.clone(),
+                    fails.clone(),
+                    fails,
+                    Boot::expecting("the machine never went on", &[&[refused, OFF]]),
+                    Boot::new("resume-again", &[&RESUME, &[VERIFY, OFF]]),
+                ]
+            }
+            Self::SaveThen(role) => {
+                let well = phase("it boots and finds all as it must be", "lab: verdict=ok");
+                vec![
+                    Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]),
+                    Boot::new(role, &[&[well, OFF]]),
+                ]
+            }
             Self::Save => vec![Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]])],
+            Self::InPlace => {
+                let resume = [
+                    phase("D boots in the window", "kjump: image accepted"),
+                    phase("D begins", "kjump: restoring"),
+                ];
+                vec![
+                    Boot::new("hibernate-in-place", &[&[FILL], &SAVE, &[OFF]]),
+                    Boot::new(Boot::IN_PLACE, &[&resume, &RESUME[4..], &[VERIFY, OFF]]),
+                ]
+            }
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
                 let next = Boot::new("resume", &[&RESUME, &[LEAVE_AGAIN], &SAVE, &[OFF]]);
@@ -212,7 +250,10 @@ impl Course {
             | Self::Bounce
             | Self::Save
             | Self::Loop
+            | Self::InPlace
             | Self::Stale
+            | Self::SaveThen(_)
+            | Self::Attempts
             | Self::SaveFails(..)
             | Self::Breakdown(..)
             | Self::Play(_) => None,
@@ -221,6 +262,10 @@ impl Course {
 }
 
 impl Boot {
+    /// Role of a boot without a guest: `kjump` itself is the first process, and has the command line that the
+    /// guest told before.
+    pub(crate) const IN_PLACE: &str = "in-place";
+
     pub(crate) fn new(role: &'static str, phases: &[&[Phase]]) -> Self {
         Self {
             role,
@@ -260,6 +305,7 @@ mod tests {
             Course::Bounce,
             Course::Save,
             Course::Loop,
+            Course::InPlace,
             Course::Stale,
         ] {
             for boot in course.boots(2).iter().filter(|boot| !boot.cut) {

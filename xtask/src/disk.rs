@@ -1,7 +1,8 @@
 //! Disks of machines: sparse files.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -18,10 +19,76 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("cp").arg("--sparse=always").arg(from).arg(to)).map(drop)
 }
 
+/// Makes `disk`, which is as it was when QEMU began to write `log`, what it is after a power cut: all that was
+/// flushed is there, and nothing that was not. Returns how many writes were lost.
+///
+/// The log is that of QEMU's driver `blklogwrites`, which is that of Linux's dm-log-writes
+/// (`Documentation/admin-guide/device-mapper/log-writes.rst`, `drivers/md/dm-log-writes.c`): a block that
+/// tells how many entries count, and then for each entry a block and its data.
+pub(crate) fn replay(log: &Path, disk: &Path) -> Result<u64> {
+    const BLOCK: u64 = 512;
+    const DISCARD: u64 = 4;
+    let log_file = File::open(log).with_context(|| format!("opening {}", log.display()))?;
+    let size = log_file.metadata()?.len();
+    let target = File::options().write(true).open(disk)?;
+    let words = |at: u64| -> Result<[u64; 4]> {
+        let mut bytes = [0; 32];
+        log_file.read_exact_at(&mut bytes, at)?;
+        let (words, _) = bytes.as_chunks();
+        Ok(std::array::from_fn(|number| {
+            u64::from_le_bytes(words[number])
+        }))
+    };
+    if size < BLOCK {
+        // Nothing was written.
+        return Ok(0);
+    }
+    let [_, _, count, _] = words(0)?;
+    let (mut at, mut number, mut lost) = (BLOCK, 0, 0);
+    while at + BLOCK <= size {
+        let [sector, sectors, flags, _] = words(at)?;
+        at += BLOCK;
+        let len = if flags & DISCARD == 0 {
+            sectors * BLOCK
+        } else {
+            0
+        };
+        if number < count {
+            let mut data = vec![0; usize::try_from(len)?];
+            log_file.read_exact_at(&mut data, at)?;
+            target.write_all_at(&data, sector * BLOCK)?;
+        } else if sectors > 0 {
+            lost += 1;
+        }
+        at += len;
+        number += 1;
+    }
+    Ok(lost)
+}
+
 /// Makes a disk of `mib` MiB with an empty ext4 file system.
 pub(crate) fn create_ext4(path: &Path, mib: u64) -> Result<()> {
     create(path, mib)?;
     run(Command::new("mkfs.ext4").arg("-q").arg(path)).map(drop)
+}
+
+/// Makes disks with file systems of other kinds than ext4, and one for swap, as files in `folder`: in the
+/// order in which the guest looks for them.
+pub(crate) fn create_kinds(folder: &Path) -> Result<Vec<PathBuf>> {
+    [
+        ("xfs", 320, "mkfs.xfs", "-q"),
+        ("btrfs", 128, "mkfs.btrfs", "-q"),
+        ("vfat", 64, "mkfs.vfat", "-F32"),
+        ("swap", 192, "mkswap", "-q"),
+    ]
+    .into_iter()
+    .map(|(name, mib, program, option)| {
+        let path = folder.join(name);
+        create(&path, mib)?;
+        run(Command::new(program).arg(option).arg(&path))?;
+        Ok(path)
+    })
+    .collect()
 }
 
 /// Fails unless the ext4 file system on `disk` is clean and without errors.
@@ -69,9 +136,29 @@ fn run(command: &mut Command) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
-
     use super::*;
+
+    #[test]
+    fn what_was_not_flushed_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, disk) = (folder.path().join("log"), folder.path().join("disk"));
+        fs::write(&disk, [1; 4096]).unwrap();
+        let block = |words: [u64; 4]| {
+            let mut block = words.map(u64::to_le_bytes).concat();
+            block.resize(512, 0);
+            block
+        };
+        let entry = |sector, byte: u8| [block([sector, 2, 0, 0]), vec![byte; 1024]].concat();
+        let flush = block([0, 0, 1, 0]);
+        let begin = block([0x6a73_6677_7368_7200, 1, 2, 512]);
+        let whole = [begin, entry(0, 7), flush, entry(4, 8), entry(6, 9)].concat();
+        fs::write(&log, &whole).unwrap();
+        assert_eq!(replay(&log, &disk).unwrap(), 2);
+        let bytes = fs::read(&disk).unwrap();
+        assert!(bytes == [vec![7; 1024], vec![1; 3072]].concat());
+        fs::write(&log, []).unwrap();
+        assert_eq!(replay(&log, &disk).unwrap(), 0);
+    }
 
     #[test]
     fn a_damaged_file_system_is_noticed() {

@@ -4,11 +4,12 @@
 //! as it was, or it refuses to and boots normally, which it may only where the image was not complete yet,
 //! or A had already gone on. In the end its file system must be sound.
 //!
-//! What QEMU had been told to write when it was killed stays written, in the order in which it was told. So
-//! these disks have no cache that loses what was not flushed; that the image is flushed before it is
-//! committed is a matter of `vmcore`'s tests.
+//! Of every two cuts, one leaves on the disks all that was written until then, in order; the other one
+//! leaves only what was flushed, as a disk does whose cache is lost with the power. What lies between, that
+//! some of what was not flushed is written, in any order, is not tried.
 
 use std::collections::HashMap;
+use std::fs::{self, File};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -128,6 +129,8 @@ struct Moment {
     number: u32,
     span: &'static Span,
     at: u64,
+    /// Whether the disks lose what was not flushed.
+    loses: bool,
 }
 
 /// The moments: of each span its share, in turns, so that any few of them in a row are of all kinds.
@@ -156,6 +159,8 @@ fn moments(cuts: u32, seed: u64) -> Vec<Moment> {
                 number,
                 span,
                 at: start + (state >> 16) % (end - start),
+                // Not in step with the spans, of which there are 20 in turn.
+                loses: (number + number / 20) % 2 == 1,
             }
         })
         .collect()
@@ -267,9 +272,9 @@ impl Faults<'_> {
     /// Goes through the loop once without a fault, and keeps the disks as they are in its middle.
     fn save(&self) -> Result<Saved> {
         let parts = self.runner.make_parts(&self.run)?;
-        let (transcript, first) = self.boot("hibernate", &parts, "whole-1", None)?;
+        let (transcript, first) = self.boot("hibernate", &parts, "whole-1", None, false)?;
         let copy = self.copy_of(&parts)?;
-        let (_, second) = self.boot("resume", &copy, "whole-2", None)?;
+        let (_, second) = self.boot("resume", &copy, "whole-2", None, false)?;
         let spans = SPANS
             .iter()
             .map(|span| {
@@ -317,9 +322,32 @@ impl Faults<'_> {
             ("hibernate", self.runner.make_parts(&self.run)?)
         };
         let log = format!("{}-cut", moment.number);
-        let (before, _) = self.boot(role, &parts, &log, Some(cut))?;
+        let bases = if moment.loses {
+            parts
+                .disks
+                .iter()
+                .map(|disk| {
+                    let base = disk.with_extension("base");
+                    disk::copy(disk, &base)?;
+                    Ok(base)
+                })
+                .collect::<Result<Vec<_>>>()?
+        } else {
+            Vec::new()
+        };
+        let (before, _) = self.boot(role, &parts, &log, Some(cut), moment.loses)?;
+        let mut lost = 0;
+        for (number, (base, disk)) in bases.iter().zip(&parts.disks).enumerate() {
+            fs::rename(base, disk)?;
+            lost += disk::replay(&parts.folder.path().join(format!("log-{number}")), disk)?;
+        }
+        let lost = if moment.loses {
+            format!("{lost} writes lost; ")
+        } else {
+            String::new()
+        };
         let log = format!("{}-after", moment.number);
-        let (after, _) = self.boot("recover", &parts, &log, None)?;
+        let (after, _) = self.boot("recover", &parts, &log, None, false)?;
 
         disk::check_ext4(&parts.disks[0])?;
         let reason = after
@@ -340,7 +368,7 @@ impl Faults<'_> {
                     !before.shows("kjump: resumed"),
                     "A was resumed twice from the same image"
                 );
-                Ok((End::Resumed, String::new()))
+                Ok((End::Resumed, lost))
             }
             Some(reason) => {
                 // These lines come right before the mark is written, and right after.
@@ -352,7 +380,7 @@ impl Faults<'_> {
                 if !may_be_lost {
                     bail!("a good image was refused: {reason}");
                 }
-                Ok((End::Booted, reason))
+                Ok((End::Booted, format!("{lost}{reason}")))
             }
         }
     }
@@ -365,9 +393,17 @@ impl Faults<'_> {
         parts: &Parts,
         log: &str,
         cut: Option<Cut>,
+        logged: bool,
     ) -> Result<(Transcript, HashMap<&'static str, Duration>)> {
         let boot = Boot::new(role, &[]);
-        let machine = self.runner.machine(&self.run, &boot, parts);
+        let mut machine = self.runner.machine(&self.run, &boot, parts);
+        if logged {
+            let folder = parts.folder.path();
+            for number in 0..parts.disks.len() {
+                File::create(folder.join(format!("log-{number}")))?;
+            }
+            machine.logs = Some(folder.to_owned());
+        }
         let log = runs_folder().join(format!("faults-{log}.log"));
         let mut vm = Vm::start(&machine, &log, LIMIT, false)?;
         let mut transcript = Transcript::new(&[]);
@@ -435,6 +471,8 @@ mod tests {
         for few in all.chunks(6) {
             assert!(few.iter().any(|moment| moment.span.resume));
             assert!(few.iter().any(|moment| !moment.span.resume));
+            assert!(few.iter().any(|moment| moment.loses));
+            assert!(few.iter().any(|moment| !moment.loses));
         }
         let again = moments(60, 7);
         assert!(

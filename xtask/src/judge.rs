@@ -20,14 +20,15 @@ pub(crate) const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 /// Fails unless all is well with `boots`, which `run` led to, and with the file system on `disk`.
 pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> {
     let rounds = match run.scenario.course {
-        Course::Loop | Course::Bounce => run.settings.loops as usize,
+        Course::Loop | Course::Bounce | Course::Attempts => run.settings.loops as usize,
         Course::Alone(_)
         | Course::Spoilt(_)
         | Course::Save
         | Course::Stale
         | Course::Play(_)
+        | Course::SaveThen(_)
         | Course::Breakdown(..) => 0,
-        Course::SaveFails(..) => 1,
+        Course::SaveFails(..) | Course::InPlace => 1,
     };
     // Two machines, one after the other, are not the same.
     if !matches!(run.scenario.course, Course::Stale) {
@@ -35,7 +36,7 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
             is_unchanged(boots, thing, rounds)?;
         }
     }
-    if let Course::Loop = run.scenario.course {
+    if let Course::Loop | Course::InPlace = run.scenario.course {
         needed_little_memory(boots, rounds)?;
     }
     disk::check_ext4(disk)?;

@@ -28,6 +28,8 @@ pub(crate) struct Machine {
     pub(crate) fault: Fault,
     /// Where QEMU listens for commands, if it is to.
     pub(crate) control: Option<PathBuf>,
+    /// A folder for a log of what is written to each disk, and when that is flushed ([`crate::disk::replay`]).
+    pub(crate) logs: Option<PathBuf>,
     /// Whether there is a watchdog, which resets the machine.
     pub(crate) watchdog: bool,
     /// What the firmware says that the product is.
@@ -143,10 +145,17 @@ impl Machine {
                 }
                 _ => {}
             }
+            let id = format!("id=disk{number},if=none,werror=report,rerror=report{more}");
             // The guest hears of errors, and nobody else does.
-            let drive = format!(
-                "file={file},id=disk{number},if=none,format=raw,cache=unsafe,werror=report,rerror=report{more}"
-            );
+            let drive = match &self.logs {
+                None => format!("file={file},{id},format=raw,cache=unsafe"),
+                // The log says how far it goes only when the guest flushes.
+                Some(logs) => format!(
+                    "{id},driver=raw,file.driver=blklogwrites,file.file.driver=file,file.file.filename={file},\
+                     file.log.driver=file,file.log.filename={},file.log-super-update-interval=4294967295",
+                    value(&logs.join(format!("log-{number}")))
+                ),
+            };
             add(&["-drive", &drive]);
             let device = match self.platform {
                 Platform::Bios => format!("virtio-blk-pci,drive=disk{number}"),
@@ -207,6 +216,7 @@ mod tests {
             product: "lab",
             fault: Fault::None,
             control: None,
+            logs: None,
             watchdog: false,
             kernel: "/boot/kernel".into(),
             initramfs: "/boot/initramfs".into(),

@@ -64,10 +64,11 @@ pub(crate) enum Event<'a> {
 /// Files that a machine is made of.
 pub(crate) struct Parts {
     /// Where they are; gone with this value.
-    folder: TempDir,
+    pub(crate) folder: TempDir,
     initramfs: PathBuf,
-    /// A's file system, the image, and a disk that is too small for an image.
-    pub(crate) disks: [PathBuf; 3],
+    /// A's file system, the image, a disk that is too small for an image, and those with other kinds of
+    /// file systems.
+    pub(crate) disks: Vec<PathBuf>,
     platform: Platform,
     /// What `blkdebug` is to do.
     rules: PathBuf,
@@ -121,7 +122,16 @@ impl Runner<'_> {
             .zip(1..)
         {
             watch(Event::PowerOn(number));
-            let machine = self.machine(run, boot, &parts);
+            let mut machine = self.machine(run, boot, &parts);
+            if boot.role == Boot::IN_PLACE {
+                let line = boots
+                    .iter()
+                    .find_map(|boot: &Transcript| boot.values("boot-line").first().copied())
+                    .context("the guest told no command line")?;
+                machine.command_line = format!("{line} panic=-1 no_timer_check");
+                machine.initramfs = parts.folder.path().join("in-place");
+                build::own_initramfs(&machine.initramfs, self.binaries)?;
+            }
             let log = runs_folder().join(format!("{}-{number}.log", run.label));
             let mut vm = Vm::start(&machine, &log, run.scenario.limit, self.verbose)?;
             if boot.crash {
@@ -167,7 +177,12 @@ impl Runner<'_> {
         }
         let path = |name| folder.path().join(name);
         let initramfs = path("initramfs");
-        build::initramfs(&initramfs, self.binaries, self.lab.kernel(settings.kernel))?;
+        build::initramfs(
+            &initramfs,
+            self.binaries,
+            self.lab.kernel(settings.kernel),
+            settings.kinds,
+        )?;
         let data = path("data");
         disk::create_ext4(&data, DATA_DISK)?;
         let image = path("image");
@@ -175,6 +190,10 @@ impl Runner<'_> {
         disk::create(&image, u64::from(settings.memory) * 5 / 4)?;
         let small = path("small");
         disk::create(&small, SMALL_DISK)?;
+        let mut disks = vec![data, image, small];
+        if settings.kinds {
+            disks.extend(disk::create_kinds(folder.path())?);
+        }
         let platform = if settings.uefi {
             let (code, template) = self.lab.ovmf();
             let variables = path("uefi-variables");
@@ -190,7 +209,7 @@ impl Runner<'_> {
             rules,
             folder,
             initramfs,
-            disks: [data, image, small],
+            disks,
             platform,
         })
     }
@@ -208,6 +227,7 @@ impl Runner<'_> {
             format!("lab.loops={}", settings.loops),
             format!("lab.churn={}", settings.churn),
             format!("lab.keep_free={}", u8::from(settings.keep_free)),
+            format!("lab.kinds={}", u8::from(settings.kinds)),
             format!("lab.encrypted={}", u8::from(settings.encrypted)),
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.
@@ -255,10 +275,11 @@ impl Runner<'_> {
             cpu,
             parallel: settings.parallel,
             platform: parts.platform.clone(),
-            disks: parts.disks.to_vec(),
+            disks: parts.disks.clone(),
             product,
             fault,
             control: (boot.change == Change::Vanishes).then(|| parts.control.clone()),
+            logs: None,
             watchdog: boot.watchdog,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
             initramfs: parts.initramfs.clone(),

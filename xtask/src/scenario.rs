@@ -104,6 +104,21 @@ pub(crate) fn all() -> Vec<Scenario> {
         )
         .on(small()),
         scenario(
+            "attempts",
+            "D fails to restore A three times: C boots normally, and resumes A only if it is forced",
+            Course::Attempts,
+        )
+        .on(small()),
+        scenario(
+            "stale-kinds",
+            "XFS, btrfs, FAT and swap that were used are noticed, each by itself",
+            Course::SaveThen("stale-kinds"),
+        )
+        .on(Settings {
+            kinds: true,
+            ..small()
+        }),
+        scenario(
             "save-full",
             "the disk for the image is full: A hears of it, goes on, and hibernates to another",
             Course::SaveFails("save-full", Change::Nothing),
@@ -249,6 +264,16 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..standard()
         })
         .judged_by(chose_the_window),
+        scenario(
+            "loop-in-place",
+            "A → B, power off; then a kernel that is started in the window restores A, without C",
+            Course::InPlace,
+        )
+        .on(Settings {
+            // Where a kernel lies that its boot loader did not move.
+            window: Some("64M@0x1000000".to_owned()),
+            ..standard()
+        }),
         scenario(
             "loop-encrypted",
             "two loops with an encrypted image, which other keys do not open, and which hides A; no key is left in A",

@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) append: String,
     /// Whether free pages are saved too.
     pub(crate) keep_free: bool,
+    /// Whether it has disks with file systems of all kinds, and A has them mounted.
+    pub(crate) kinds: bool,
     /// Whether the image is encrypted.
     pub(crate) encrypted: bool,
 }
@@ -60,6 +62,7 @@ impl Default for Settings {
             nodes: 1,
             append: String::new(),
             keep_free: false,
+            kinds: false,
             encrypted: false,
         }
     }
@@ -133,6 +136,7 @@ impl Overrides {
             nodes: self.nodes.unwrap_or(settings.nodes),
             append: self.append.unwrap_or(settings.append),
             keep_free: self.keep_free || settings.keep_free,
+            kinds: settings.kinds,
             encrypted: self.encrypted || settings.encrypted,
         }
     }
@@ -189,6 +193,7 @@ mod tests {
                 nodes: 2,
                 append: "init_on_free=1".to_owned(),
                 keep_free: true,
+                kinds: false,
                 encrypted: true,
             })
         );

@@ -19,7 +19,16 @@ const MACHINES: usize = 2;
 const MATRIX_KERNELS: [Kernel; 3] = [Kernel::V6_1, Kernel::V6_12, Kernel::V7_3];
 
 /// The main scenarios.
-const MATRIX_SCENARIOS: [&str; 6] = ["bounce", "loop", "loop-big", "pages", "pages-big", "tools"];
+const MATRIX_SCENARIOS: [&str; 8] = [
+    "bounce",
+    "loop",
+    "loop-big",
+    "pages",
+    "pages-big",
+    "tools",
+    "rfc",
+    "oldmem-refuses",
+];
 
 /// Run all tests, and take machines through all scenarios
 #[derive(Parser)]

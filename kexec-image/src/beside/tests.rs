@@ -70,7 +70,7 @@ proptest! {
         let kernel = Kernel::parse(&file).unwrap();
         let machine = machine();
         let request = window::Request { size: mib << 20, at: at.map(|at| PhysAddr::new(at << 24)) };
-        let Ok(window) = window::choose(&machine.iomem, &kernel, request) else { return Ok(()) };
+        let Ok(window) = window::choose(&machine.iomem, None, &kernel, request) else { return Ok(()) };
         let identity = identity(&machine, window);
         let initramfs = vec![1; initramfs];
         let boot = Boot { kernel: &kernel, initramfs: &initramfs, append: "quiet" };
@@ -143,7 +143,7 @@ fn saving_plan(check: impl FnOnce(&LoadPlan<'_>, &Identity)) {
     let file = sample(3_000_000);
     let kernel = Kernel::parse(&file).unwrap();
     let machine = machine();
-    let window = window::choose(&machine.iomem, &kernel, window::Request::default()).unwrap();
+    let window = window::choose(&machine.iomem, None, &kernel, window::Request::default()).unwrap();
     let identity = identity(&machine, window);
     let boot = Boot {
         kernel: &kernel,

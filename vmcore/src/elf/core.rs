@@ -174,6 +174,10 @@ impl<S: ReadAt> Memory for Core<S> {
         Ok(())
     }
 
+    fn is_mapped(&self) -> bool {
+        self.source.is_mapped()
+    }
+
     fn for_each_piece(
         &self,
         range: PhysRange,

@@ -123,8 +123,9 @@ pub(super) struct Packer {
     zstd: Option<Compressor<'static>>,
 }
 
-/// How much of a chunk is tried first.
-const SAMPLE: usize = 4 * BLOCK;
+/// How much of a chunk is tried first: so many parts, of so many bytes.
+const SAMPLES: usize = 24;
+const SAMPLE: usize = 512;
 
 impl Packer {
     pub(super) fn new(codec: Codec) -> io::Result<Self> {
@@ -138,37 +139,34 @@ impl Packer {
     /// Compresses `data` into `out`, and returns how it is stored and its size there; `None` if it is
     /// better stored as it is, since compressing it would not save a block.
     pub(super) fn pack(&mut self, data: &[u8], out: &mut [u8]) -> Option<(CodecKind, usize)> {
-        // What is random is so throughout, most often: a little of it tells for a small part of the time.
-        if data.len() > 8 * SAMPLE && !self.saves(data, out) {
-            return None;
-        }
         let limit = data.len().checked_sub(BLOCK)?;
         let out = out.get_mut(..limit)?;
-        match self.codec {
+        let packed = match self.codec {
             Codec::None => None,
+            // Zstandard finds out itself, and makes a little of much that LZ4 can make nothing of.
+            Codec::Lz4 if is_noise(data, out) => None,
             Codec::Lz4 => Some((CodecKind::Lz4, lz4(data, out)?)),
             Codec::Zstd(_) => {
                 let len = self.zstd.as_mut()?.compress_to_buffer(data, out).ok()?;
                 Some((CodecKind::Zstd, len))
             }
-        }
-        .filter(|(_, len)| *len > 0)
+        };
+        packed.filter(|(_, len)| *len > 0)
     }
+}
 
-    /// Whether a page from each of four places of `data` becomes smaller.
-    fn saves(&self, data: &[u8], out: &mut [u8]) -> bool {
-        if self.codec == Codec::None {
-            return false;
-        }
-        let step = data.len() / 4;
-        (0..4).any(|nth| {
-            let sample = data.get(nth * step..nth * step + SAMPLE / 4);
-            let room = out.get_mut(..SAMPLE / 4 * 15 / 16);
-            sample
-                .zip(room)
-                .is_some_and(|(sample, room)| lz4(sample, room).is_some())
+/// Whether LZ4 makes none of many small parts of `data` smaller, from all over it and from all parts of
+/// pages. What is random is so throughout, most often: a little of it tells for a small part of the time.
+fn is_noise(data: &[u8], out: &mut [u8]) -> bool {
+    let step = data.len() / SAMPLES;
+    data.len() > 8 * SAMPLES * SAMPLE
+        && !(0..SAMPLES).any(|nth| {
+            let start = nth * step + nth * SAMPLE % BLOCK;
+            let sample = data.get(start..start + SAMPLE);
+            let room = out.get_mut(..SAMPLE * 15 / 16);
+            let both = sample.zip(room);
+            both.is_some_and(|(sample, room)| lz4(sample, room).is_some())
         })
-    }
 }
 
 /// The size of `data` in `out`; `None` if it does not fit.

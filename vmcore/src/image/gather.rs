@@ -78,6 +78,9 @@ impl<'b> Gather<'b> {
         range: PhysRange,
         group: &[(usize, bool)],
     ) -> Result<(), MemoryError> {
+        if !memory.is_mapped() {
+            return self.read(memory, range, group);
+        }
         let mut parts = group.iter().copied();
         let mut left = (0, true);
         memory.for_each_piece(range, &mut |piece| {
@@ -104,6 +107,36 @@ impl<'b> Gather<'b> {
         // Free pages at the end were not read.
         for (len, _) in parts.filter(|(_, look)| !look) {
             self.runs.push(PageClass::Free, (len / PAGE) as u64);
+        }
+        Ok(())
+    }
+
+    /// As [`group`](Self::group), of memory that is read right to where it is gathered.
+    fn read(
+        &mut self,
+        memory: &(impl Memory + ?Sized),
+        range: PhysRange,
+        group: &[(usize, bool)],
+    ) -> Result<(), MemoryError> {
+        let mut at = range.start();
+        for (len, look) in group.iter().copied() {
+            if !look {
+                self.runs.push(PageClass::Free, (len / PAGE) as u64);
+            } else {
+                let first = self.len;
+                memory.read(at, &mut self.buffer[first..][..len])?;
+                // Pages of zeros are closed up on.
+                for from in (first..first + len).step_by(PAGE) {
+                    let zero = is_zero(&self.buffer[from..][..PAGE]);
+                    if !zero && from != self.len {
+                        self.buffer.copy_within(from..from + PAGE, self.len);
+                    }
+                    self.page(zero);
+                }
+            }
+            at = at
+                .checked_add(len as u64)
+                .ok_or(MemoryError::Absent { addr: at })?;
         }
         Ok(())
     }

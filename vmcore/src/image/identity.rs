@@ -155,12 +155,12 @@ impl Identity {
     pub fn saved_memory(&self) -> RangeMap<()> {
         let mut saved = self
             .memory
-            .filter_map(|kind| (*kind == MemoryKind::Ram).then_some(()))
-            .shrink_to(PAGE_SIZE);
+            .filter_map(|kind| (*kind == MemoryKind::Ram).then_some(()));
         for range in self.low.ranges().chain([self.window]) {
             saved.remove(range);
         }
-        saved
+        // Last, for the window of a hostile image may end anywhere.
+        saved.shrink_to(PAGE_SIZE)
     }
 
     /// The build id in hexadecimal digits.

@@ -194,6 +194,13 @@ impl Record {
         offset: u64,
         protection: &Protection,
     ) -> Result<Vec<u8>, ImageError> {
+        let (next, size) = (self.next(offset).unwrap_or(u64::MAX), source.size());
+        if next > size {
+            return Err(ImageError::Truncated {
+                expected: next,
+                size,
+            });
+        }
         // No truncation: `MAX_PAYLOAD` bytes at most.
         let mut payload = vec![0; Self::padded(self.payload) as usize];
         let at = offset.checked_add(BLOCK).ok_or(ImageError::Malformed {

@@ -335,7 +335,7 @@ proptest! {
         let mut bytes = if piped { stream_of(&some_pages()) } else { image_of(&some_pages()) };
         let at = at.index(bytes.len());
         bytes[at] ^= by;
-        let said = (COMMIT_OFFSET + 52) as usize..RECORDS_OFFSET as usize;
+        let said = (COMMIT_OFFSET + 48) as usize..RECORDS_OFFSET as usize;
         let read = Image::open(bytes.as_slice()).and_then(|image| read_all(&image));
         // Behind what the commit record says nothing is said, and a pipe has no record.
         let no_record = COMMIT_OFFSET as usize..RECORDS_OFFSET as usize;
@@ -567,6 +567,24 @@ fn an_identity_that_no_header_holds_is_none() {
         long.memory.insert(range, MemoryKind::Ram).unwrap();
     }
     assert_eq!(Identity::from_notes(&long.to_note()), None);
+}
+
+/// What is saved is whole pages, whatever the machine says.
+#[test]
+fn a_window_that_ends_anywhere_leaves_whole_pages() {
+    let mut torn = identity(8);
+    torn.window = range(FIRST * PAGE_SIZE + 0x1080, FIRST * PAGE_SIZE + 0x2345);
+    let saved = torn.saved_memory();
+    assert!(
+        saved
+            .ranges()
+            .all(|range| range.start().is_aligned(PAGE_SIZE) && range.end().is_aligned(PAGE_SIZE))
+    );
+    assert!(!saved.covers(range(
+        FIRST * PAGE_SIZE + 0x1000,
+        FIRST * PAGE_SIZE + 0x2000
+    )));
+    assert!(saved.covers(range(FIRST * PAGE_SIZE, FIRST * PAGE_SIZE + 0x1000)));
 }
 
 mod sealed;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use super::chunk::{CHUNK_PAGES, Chunk, MAX_RUNS, Runs};
 use super::codec::Packer;
@@ -219,6 +220,9 @@ pub(crate) fn write<M: Memory + Sync + ?Sized>(
     engine.finish(subject, phases)
 }
 
+/// How long nobody looks how far the threads have come: to look takes time from them.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// All that the threads share.
 struct Engine<'a, 's, M: ?Sized, S> {
     id: ImageId,
@@ -231,6 +235,8 @@ struct Engine<'a, 's, M: ?Sized, S> {
     order: Mutex<Order>,
     /// Something about the order changed.
     changed: Condvar,
+    /// A thread has ended.
+    ended: Condvar,
 }
 
 /// What is still to be done.
@@ -313,6 +319,7 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
                 failure: None,
             }),
             changed: Condvar::new(),
+            ended: Condvar::new(),
         }
     }
 
@@ -370,7 +377,8 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
                 });
                 order = self.lock_order();
                 if order.working > 0 {
-                    order = self.wait(order);
+                    let waited = self.ended.wait_timeout(order, LOOK);
+                    order = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         });
@@ -524,6 +532,7 @@ impl<M: Memory + Sync + ?Sized, S: Sink> Drop for Ended<'_, '_, '_, M, S> {
             order.failure.get_or_insert(ImageError::Panicked);
         }
         self.0.changed.notify_all();
+        self.0.ended.notify_all();
     }
 }
 

@@ -17,6 +17,7 @@ mod freed;
 mod identity;
 mod kernel_log;
 mod key;
+mod kinds;
 mod kjump;
 mod machine;
 mod memory;

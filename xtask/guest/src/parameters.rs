@@ -32,6 +32,8 @@ pub(crate) struct Parameters {
     pub(crate) keep_free: bool,
     /// `lab.codec`: what `kjump hibernate --codec` is given, if anything.
     pub(crate) codec: Option<String>,
+    /// `lab.kinds`: whether there are file systems of all kinds, as 0 or 1.
+    pub(crate) kinds: bool,
     /// `lab.encrypted`: whether the image is encrypted, as 0 or 1.
     pub(crate) encrypted: bool,
 }
@@ -43,6 +45,8 @@ pub(crate) enum Role {
     Bounce,
     /// A, which is saved and resumed.
     Hibernate,
+    /// The same, after it told the command line of a kernel that resumes it by itself.
+    HibernateInPlace,
     /// C, which resumes A.
     Resume,
     /// Ask `kjump doctor` whether this machine can hibernate, and expect a yes.
@@ -62,6 +66,10 @@ pub(crate) enum Role {
     Refused,
     /// C, which must not resume A after A's file system was used.
     Stale,
+    /// C, which uses one of A's file systems after the other.
+    StaleKinds,
+    /// C, which resumes A although that failed too often.
+    ResumeAgain,
     /// C after a power cut, which resumes A, or boots normally if there is nothing to resume.
     Recover,
     /// A, whose image does not fit, and then does.
@@ -86,9 +94,10 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 21] = [
+    const NAMES: [(&str, Self); 24] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
+        ("hibernate-in-place", Self::HibernateInPlace),
         ("resume", Self::Resume),
         ("doctor-yes", Self::DoctorYes),
         ("doctor-no", Self::DoctorNo),
@@ -99,6 +108,8 @@ impl Role {
         ("refused", Self::Refused),
         ("stale", Self::Stale),
         ("recover", Self::Recover),
+        ("resume-again", Self::ResumeAgain),
+        ("stale-kinds", Self::StaleKinds),
         ("save-full", Self::SaveFull),
         ("save-io-error", Self::SaveIoError),
         ("save-vanishes", Self::SaveVanishes),
@@ -134,6 +145,7 @@ impl Parameters {
             append: String::new(),
             keep_free: false,
             codec: None,
+            kinds: false,
             encrypted: false,
         };
         let ours = line
@@ -164,20 +176,9 @@ impl Parameters {
                 "spoil" => parameters.spoil = Some(value.to_owned()),
                 "expect" => parameters.expect = value.replace(',', " ").to_lowercase(),
                 "append" => parameters.append = value.replace(',', " "),
-                "keep_free" => {
-                    parameters.keep_free = match value {
-                        "0" => false,
-                        "1" => true,
-                        _ => bail!(wrong()),
-                    }
-                }
-                "encrypted" => {
-                    parameters.encrypted = match value {
-                        "0" => false,
-                        "1" => true,
-                        _ => bail!(wrong()),
-                    }
-                }
+                "keep_free" => parameters.keep_free = switch(value).with_context(wrong)?,
+                "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
+                "encrypted" => parameters.encrypted = switch(value).with_context(wrong)?,
                 _ => bail!("unknown parameter lab.{key}"),
             }
         }
@@ -193,6 +194,15 @@ impl Parameters {
         }
         parameters.role = role.context("no lab.role on the kernel command line")?;
         Ok(parameters)
+    }
+}
+
+/// A switch that is 0 or 1.
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
     }
 }
 

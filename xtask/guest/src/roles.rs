@@ -17,7 +17,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{bench, console, key, kjump, machine, refusals, save, stale};
+use crate::{bench, console, key, kinds, kjump, machine, refusals, save, stale};
 
 /// How much of memory C keeps full of that, in percent. With more there would be no room for the next
 /// kernel.
@@ -32,7 +32,12 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
     match parameters.role {
         Role::Bounce => bounce(parameters),
         Role::Hibernate => hibernate(parameters),
-        Role::Resume => resume(parameters),
+        Role::HibernateInPlace => {
+            tell_boot_line(parameters)?;
+            hibernate(parameters)
+        }
+        Role::Resume => resume(parameters, &[]),
+        Role::ResumeAgain => resume(parameters, &["--force-again"]),
         Role::DoctorYes => doctor_yes(),
         Role::DoctorNo => refusals::ask(refusals::WITHOUT_KEXEC_JUMP),
         Role::Refusals => refuse(parameters),
@@ -41,6 +46,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SelfCheck => self_check(parameters),
         Role::Refused => stale::refused(&parameters.expect),
         Role::Stale => stale::stale(),
+        Role::StaleKinds => kinds::stale(),
         Role::Recover => recover(parameters),
         Role::SaveFull => fail_and_hibernate(parameters, save::full),
         Role::SaveIoError => fail_and_hibernate(parameters, save::io_error),
@@ -67,6 +73,9 @@ fn bounce(parameters: &Parameters) -> Result<()> {
 
 /// A jumps to B, which saves A and powers off; C and D, run later by the lab, bring A back.
 fn hibernate(parameters: &Parameters) -> Result<()> {
+    if parameters.kinds {
+        kinds::use_all()?;
+    }
     let image = disk::image_disk()?;
     let mut hibernate = vec!["hibernate", "--image", &image];
     hibernate.extend(kjump::load_options(parameters));
@@ -85,6 +94,17 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
         }
         refusals::ask(refusals::AFTER_RESUME)
     })
+}
+
+/// Tells the command line of a kernel that resumes this machine by itself.
+fn tell_boot_line(parameters: &Parameters) -> Result<()> {
+    let image = disk::image_disk()?;
+    let window = parameters.window.as_deref().context("no window")?;
+    let arguments = ["in-place", "--window", window, "--image", &image];
+    let outcome = kjump::try_run(&arguments, 0)?;
+    ensure!(outcome.status == Some(0), "{}", outcome.output);
+    console::report("boot-line", &outcome.output);
+    Ok(())
 }
 
 /// Fills the machine, leaves it by `jump` as often as asked, and verifies it each time.
@@ -146,7 +166,7 @@ fn save_fails(parameters: &Parameters) -> Result<()> {
 }
 
 /// C: makes sure that free memory holds nothing of value, and resumes A.
-fn resume(parameters: &Parameters) -> Result<()> {
+fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     let percent = parameters.fill + parameters.churn;
     let kept = junk(percent.min(KEPT_AT_MOST))?;
     let dropped = junk(percent.saturating_sub(KEPT_AT_MOST))?;
@@ -160,6 +180,7 @@ fn resume(parameters: &Parameters) -> Result<()> {
     let image = disk::image_disk()?;
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
+    resume.extend(more);
     if parameters.encrypted {
         key::refuse_others(&resume)?;
         resume.extend(key::options()?);

@@ -31,9 +31,14 @@ const ATTEMPTS: usize = 3;
 /// The core's file. It has all pages, free ones and those of zeros too, as `/proc/vmcore` has them, and the
 /// notes by which an image can be made of it.
 pub(crate) fn lab_core(bench: &Bench<'_>) -> Result<PathBuf> {
-    let kept = bench.lab.cache().join(format!("bench-core-{RECIPE}"));
+    let of_recipe = |recipe| bench.lab.cache().join(format!("bench-core-{recipe}"));
+    let kept = of_recipe(RECIPE);
     if kept.exists() {
         return Ok(kept);
+    }
+    for old in (1..RECIPE).map(of_recipe) {
+        // Most of them are not there.
+        let _ = fs::remove_file(old);
     }
     say!("making the core, once: a machine of {} MiB", GUEST.memory);
     let place = Place::choose(

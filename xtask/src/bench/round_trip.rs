@@ -125,7 +125,7 @@ impl Bed<'_> {
         let role = match way {
             Way::Kjump(_) | Way::KjumpWhole => {
                 disk::create(&disk, guest.disk())?;
-                build::initramfs(&initramfs, self.binaries, kernel)?;
+                build::initramfs(&initramfs, self.binaries, kernel, false)?;
                 "bench-kjump"
             }
             Way::Swsusp(_) => {
@@ -202,6 +202,7 @@ impl Hibernated<'_> {
             disks: vec![self.disk.clone()],
             fault: Fault::None,
             control: None,
+            logs: None,
             watchdog: false,
             product: "lab",
             kernel: lab.kernel(Kernel::V6_12).to_owned(),

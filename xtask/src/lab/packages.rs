@@ -46,6 +46,21 @@ const PACKAGES: &[Package] = &[
         probe: Probe::Program("mkfs.ext4"),
     },
     Package {
+        name: "xfsprogs",
+        why: "makes their file systems",
+        probe: Probe::Program("mkfs.xfs"),
+    },
+    Package {
+        name: "btrfs-progs",
+        why: "makes their file systems",
+        probe: Probe::Program("mkfs.btrfs"),
+    },
+    Package {
+        name: "dosfstools",
+        why: "makes their file systems",
+        probe: Probe::Program("mkfs.vfat"),
+    },
+    Package {
         name: "cpio",
         why: "reads our initramfs archives in a test",
         probe: Probe::Program("cpio"),

@@ -315,11 +315,11 @@ mod tests {
                 };
                 // Up to the first word that the script puts in.
                 let fixed = line.split(['$', '"']).next().unwrap_or_default().trim();
-                let fixed = fixed.replace("\\", "");
+                let fixed = fixed.trim_end_matches('\\');
                 assert!(
                     commands
                         .iter()
-                        .any(|(_, command)| command.starts_with(&fixed)),
+                        .any(|(_, command)| command.starts_with(fixed)),
                     "{fixed:?} of {part} is not in the document: cargo xtask rfc --write"
                 );
             }

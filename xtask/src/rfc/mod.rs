@@ -37,6 +37,9 @@ struct Arguments {
     /// nobody else uses
     #[arg(long)]
     time: bool,
+    /// Memory of the machine in MiB, if it is to have more or less than is usual
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(512..))]
+    memory: Option<u32>,
     /// UEFI firmware, Q35 and AHCI instead of BIOS, i440FX and virtio
     #[arg(long)]
     uefi: bool,
@@ -56,6 +59,9 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     if arguments.time {
         // 4 GiB, and what B and D live in.
         settings.memory = 4096 + 256;
+    }
+    if let Some(memory) = arguments.memory {
+        settings.memory = memory;
     }
     let stage = Stage {
         label: "rfc",

@@ -197,6 +197,7 @@ impl Stage<'_> {
             disks: vec![set.disk.clone()],
             fault: Fault::None,
             control: None,
+            logs: None,
             watchdog: false,
             product: "lab",
             kernel: self.lab.kernel(settings.kernel).to_owned(),

@@ -176,7 +176,7 @@ fn beside(options: &Options, machine: &Machine, kernel: &Kernel<'_>) -> Result<P
                 .ok_or_else(|| no_place(options))?;
         }
     }
-    let window = window::choose(&machine.iomem, kernel, request)?;
+    let window = window::choose(&machine.iomem, machine.vmcoreinfo, kernel, request)?;
     if window.end().get() > end(options) {
         return Err(no_place(options));
     }

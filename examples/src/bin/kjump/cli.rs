@@ -90,6 +90,20 @@ pub(crate) enum Verb {
     },
     /// Say what an image or a core holds
     Inspect(Inspect),
+    /// Print the command line of a kernel that resumes an image by itself, for a boot loader's entry
+    ///
+    /// Such a kernel is confined to the window by `memmap=` and restores all other memory: no other one is
+    /// loaded and booted. Its initramfs is that of `kjump initramfs`, and the machine has to be hibernated
+    /// with the same --window, which a kernel that is not relocated begins: 16 MiB. Where the image cannot
+    /// be resumed, that kernel says why and powers off; boot normally then.
+    InPlace {
+        /// The window: SIZE@ADDRESS, such as 96M@0x1000000
+        #[arg(long, value_name = "WINDOW")]
+        window: window::Request,
+        /// Block device for the image
+        #[arg(long, value_name = "DEVICE")]
+        image: PathBuf,
+    },
     /// Write an initramfs that holds this very binary as /init, for the saving and restoring kernel
     Initramfs {
         /// Where to; compressed if it ends with .gz

@@ -12,7 +12,7 @@ use kjump::memory::{LeaveOut, ReadFile, SavedFile};
 use kjump::{DeviceSink, Progress};
 
 use crate::cli::{Convert, SaveFormat};
-use crate::report::{self, Meter, say};
+use crate::report::{self, say};
 use crate::save::{self, How};
 
 /// `kjump convert`
@@ -46,7 +46,7 @@ pub(crate) fn run(convert: &Convert) -> Result<()> {
             create(output)?;
             let sink = DeviceSink::open(output)
                 .with_context(|| format!("cannot write {}", output.display()))?;
-            let mut meter = Meter::new("writing");
+            let mut meter = report::meter("writing");
             let written = write_image(&file, &sink, how, &mut |at| meter.update(at));
             if written.is_err() {
                 // It is no image, and was made here.
@@ -115,7 +115,7 @@ fn write_core(
         report::size(counts.zero)
     );
     let mut target = create(&convert.output)?;
-    let mut meter = Meter::new("writing");
+    let mut meter = report::meter("writing");
     core.write(&memory, &mut target, &mut |at| meter.update(at))
         .and_then(|()| target.sync_all().map_err(CoreWriteError::Write))
         .with_context(|| format!("cannot write {}", convert.output.display()))?;

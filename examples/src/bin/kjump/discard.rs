@@ -17,13 +17,11 @@ pub(crate) fn run(target: &Path, yes: bool) -> Result<()> {
     let nothing = || format!("nothing to discard in {}", target.display());
     // Without its key, if it has one: nothing of that is needed to give it up.
     let (header, resumable) = image::glance(&reader).with_context(nothing)?;
-    match resumable {
-        Err(
-            reason @ (ImageError::Prepared | ImageError::Failed { .. } | ImageError::Uncommitted),
-        ) => {
-            return Err(reason).with_context(nothing);
-        }
-        _ => {}
+    if let Err(
+        reason @ (ImageError::Prepared | ImageError::Failed { .. } | ImageError::Uncommitted),
+    ) = resumable
+    {
+        return Err(reason).with_context(nothing);
     }
     let identity = &header.identity;
     say!(

@@ -10,7 +10,7 @@ use kjump::Crashed;
 use kjump::memory::DumpLevel;
 
 use crate::cli::SaveFormat;
-use crate::report::{self, Meter, say};
+use crate::report::{self, say};
 
 /// What is left out unless something else is asked for: what holds nothing.
 const USUAL: &str = "17";
@@ -60,7 +60,7 @@ pub(crate) fn run(path: &Path, format: SaveFormat, level: Option<DumpLevel>) -> 
     }
     let mut file = File::create_new(path)
         .with_context(|| format!("cannot make the file {}", path.display()))?;
-    let mut meter = Meter::new("saving");
+    let mut meter = report::meter("saving");
     crashed.write_core(path, &mut file, &classes, &mut |at| meter.update(at))?;
     file.sync_all()
         .with_context(|| format!("cannot write {}", path.display()))?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use kjump::memory::image::ImageId;
 use kjump::sys::{RebootCommand, reboot};
-use kjump::{CommandLine, Sleeper, find_image, machine, take_seal};
+use kjump::{CommandLine, Restoration, Sleeper, find_image, in_place, machine, take_seal};
 use nix::mount::{MsFlags, mount};
 
 use crate::cli::SaveFormat;
@@ -95,6 +95,39 @@ fn play() -> Result<()> {
             restore::restore_memory(restoration, verify, stopwatch)
         }
         Role::Back => match save::back()? {},
+        Role::Resume => {
+            let restoration = open_in_place(&line)?;
+            let identity = restoration.identity();
+            say!("image accepted: {} ({})", identity.release, identity.id);
+            stopwatch.lap("check");
+            let verify = parameter(&line, Role::VERIFY_KEY)?.unwrap_or_default();
+            restore::restore_memory(restoration, verify, stopwatch)
+        }
+    }
+}
+
+/// The image in the device that the command line names, when that has appeared, for this kernel itself to
+/// restore.
+fn open_in_place(line: &str) -> Result<Restoration> {
+    let path = image_path(line)?;
+    until(|| path.exists());
+    in_place::open(&path).context("the image cannot be resumed by this kernel")
+}
+
+/// The device that the command line names.
+fn image_path(line: &str) -> Result<PathBuf> {
+    CommandLine::value(line, Role::IMAGE_KEY)
+        .map(PathBuf::from)
+        .ok_or_else(|| anyhow!("no image: {}= is missing", Role::IMAGE_KEY))
+}
+
+/// Looks again and again, more seldom each time, until something is so, or [`DEVICE_LIMIT`] is over.
+fn until(mut is_so: impl FnMut() -> bool) {
+    let limit = Instant::now() + DEVICE_LIMIT;
+    let mut pause = Duration::from_millis(1);
+    while !is_so() && Instant::now() < limit {
+        thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -150,16 +183,13 @@ where
 /// The device that holds the image `id`, or is to, when it has appeared. Its name may not be the one that
 /// it had in the kernel before.
 fn find(line: &str, id: ImageId) -> Result<PathBuf> {
-    let path = CommandLine::value(line, Role::IMAGE_KEY)
-        .map(PathBuf::from)
-        .ok_or_else(|| anyhow!("no image: {}= is missing", Role::IMAGE_KEY))?;
-    let limit = Instant::now() + DEVICE_LIMIT;
-    let mut pause = Duration::from_millis(1);
-    loop {
-        match find_image(&path, id) {
-            Err(_) if Instant::now() < limit => thread::sleep(pause),
-            found => return Ok(found?),
+    let path = image_path(line)?;
+    let mut found = find_image(&path, id);
+    until(|| {
+        if found.is_err() {
+            found = find_image(&path, id);
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
+        found.is_ok()
+    });
+    Ok(found?)
 }

@@ -71,6 +71,7 @@ fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
         Verb::Restore(restore) => restore::run(&restore)?,
         Verb::Discard { target, yes } => discard::run(&target, yes)?,
         Verb::Inspect(options) => inspect::run(&options)?,
+        Verb::InPlace { window, image } => println!("{}", role::in_place_line(window, &image)?),
         Verb::Initramfs { out } => role::write_initramfs(&out)?,
     }
     Ok(ExitCode::SUCCESS)

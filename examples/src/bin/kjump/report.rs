@@ -1,10 +1,10 @@
 //! What the user sees: lines that begin with `kjump: `, and progress.
 
-use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::io::Write;
 
-use kjump::Progress;
 use kjump::memory::image::{CodecKind, Totals};
+use kjump_examples::Meter;
+pub(crate) use kjump_examples::size;
 
 use crate::patience;
 
@@ -35,25 +35,6 @@ pub(crate) fn plain(text: &str) -> String {
         .collect()
 }
 
-/// A size for people.
-pub(crate) fn size(bytes: u64) -> String {
-    human(bytes as f64)
-}
-
-/// A number of bytes for people.
-fn human(mut value: f64) -> String {
-    let mut unit = "bytes";
-    for larger in ["KiB", "MiB", "GiB", "TiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = larger;
-    }
-    let digits = usize::from(unit != "bytes");
-    format!("{value:.digits$} {unit}")
-}
-
 /// How the data in an image is stored.
 pub(crate) fn stored(totals: &Totals) -> String {
     let data = totals.data_bytes();
@@ -71,98 +52,7 @@ pub(crate) fn stored(totals: &Totals) -> String {
     text
 }
 
-/// How much memory this process has had resident at most, in KiB (`VmHWM`, proc_pid_status(5)).
-pub(crate) fn peak_memory_kib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
-}
-
-/// Shows how far long work has come: one line that changes on a terminal, a line every few seconds
-/// elsewhere.
-pub(crate) struct Meter {
-    what: &'static str,
-    start: Instant,
-    shown: Instant,
-    terminal: bool,
-    total: u64,
-}
-
-impl Meter {
-    pub(crate) fn new(what: &'static str) -> Self {
-        let now = Instant::now();
-        Self {
-            what,
-            start: now,
-            shown: now,
-            // The console of a kernel without user space is one too, but often a serial line with a
-            // log at its other end.
-            terminal: std::io::stdout().is_terminal() && std::process::id() != 1,
-            total: 0,
-        }
-    }
-
-    /// To be called as the work goes on.
-    pub(crate) fn update(&mut self, at: Progress) {
-        self.total = at.total;
-        patience::work_goes_on();
-        let pause = if self.terminal { 200 } else { 2000 };
-        if self.shown.elapsed() < Duration::from_millis(pause) || at.done == 0 {
-            return;
-        }
-        self.shown = Instant::now();
-        let rate = at.done as f64 / self.start.elapsed().as_secs_f64();
-        let line = format!(
-            "kjump: {} {} of {} ({} %), {}/s, {:.0} s left",
-            self.what,
-            size(at.done),
-            size(at.total),
-            at.done.saturating_mul(100) / at.total.max(1),
-            human(rate),
-            at.total.saturating_sub(at.done) as f64 / rate,
-        );
-        if self.terminal {
-            print!("\r\x1b[K{line}");
-            let _ = std::io::stdout().flush();
-        } else {
-            println!("{line}");
-        }
-    }
-
-    /// Prints what was done, how long it took, and the memory that it took.
-    pub(crate) fn finish(self, done: &str) {
-        if self.terminal {
-            print!("\r\x1b[K");
-        }
-        let elapsed = self.start.elapsed().as_secs_f64();
-        let rate = human(self.total as f64 / elapsed.max(0.001));
-        let memory = match peak_memory_kib() {
-            Some(kib) => format!(", peak resident memory {kib} KiB"),
-            None => String::new(),
-        };
-        say!(
-            "{done} {} in {elapsed:.1} s ({rate}/s){memory}",
-            size(self.total)
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_short() {
-        assert_eq!(size(17), "17 bytes");
-        assert_eq!(size(96 << 20), "96.0 MiB");
-        assert_eq!(size(3 << 29), "1.5 GiB");
-        assert_eq!(size(u64::MAX), "16777216.0 TiB");
-    }
-
-    #[test]
-    fn peak_memory_is_known() {
-        assert!(peak_memory_kib().unwrap() > 100);
-    }
+/// Shows how far long work has come, and that it goes on.
+pub(crate) fn meter(what: &'static str) -> Meter {
+    Meter::new("kjump", what, patience::work_goes_on)
 }

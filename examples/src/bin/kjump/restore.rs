@@ -9,7 +9,7 @@ use kjump::{Restoration, Verify, memory_device, open_memory, take_seal};
 use crate::cli;
 use crate::key;
 use crate::patience;
-use crate::report::{self, Meter, say, size};
+use crate::report::{self, say, size};
 use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
@@ -78,7 +78,7 @@ fn restore(
     if verify == Verify::Full {
         self::verify(&restoration)?;
     }
-    let mut meter = Meter::new("restoring");
+    let mut meter = report::meter("restoring");
     let restored = restoration.restore(memory, &mut |at| meter.update(at))?;
     meter.finish("restored");
     if !is_memory {
@@ -97,7 +97,7 @@ fn restore(
 
 /// Checks all of the image.
 fn verify(restoration: &Restoration) -> Result<()> {
-    let mut meter = Meter::new("verifying");
+    let mut meter = report::meter("verifying");
     restoration.verify(&mut |at| meter.update(at))?;
     meter.finish("verified");
     Ok(())

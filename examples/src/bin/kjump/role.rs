@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use goblin::elf::Elf;
 use goblin::elf::program_header::PT_INTERP;
 use kjump::initramfs::{Archive, DeviceKind, gzip};
-use kjump::{Calibration, CommandLine, Kernel, machine};
+use kjump::{Calibration, CommandLine, Kernel, PhysAddr, PhysRange, in_place, machine, window};
 
 use crate::cli::KernelOptions;
 
@@ -21,6 +21,8 @@ pub(crate) enum Role {
     Restore,
     /// Jump right back.
     Back,
+    /// Restore the machine, and jump into it, in a kernel that a boot loader started in the window.
+    Resume,
 }
 
 impl Role {
@@ -45,13 +47,14 @@ impl Role {
     /// How much of the image is checked before memory is written: `index` or `full`.
     pub(crate) const VERIFY_KEY: &str = "kjump.verify";
 
-    pub(crate) const ALL: [Self; 3] = [Self::Save, Self::Restore, Self::Back];
+    pub(crate) const ALL: [Self; 4] = [Self::Save, Self::Restore, Self::Back, Self::Resume];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Save => "save",
             Self::Restore => "restore",
             Self::Back => "back",
+            Self::Resume => "resume",
         }
     }
 
@@ -119,6 +122,33 @@ pub(crate) fn files(
         initramfs,
         append: append(role, image, &machine::command_line()?, &more)?,
     })
+}
+
+/// The command line of a kernel that restores the image in this device by itself, if a boot loader starts
+/// it in the window that is asked for.
+pub(crate) fn in_place_line(window: window::Request, image: &Path) -> Result<String> {
+    let iomem = machine::iomem()?;
+    let window = window
+        .at
+        .and_then(|at| PhysRange::from_len(at, window.size))
+        .ok_or_else(|| {
+            anyhow!(
+                "say where the window is to be, such as {}",
+                window::Request {
+                    at: Some(PhysAddr::new(16 << 20)),
+                    ..window
+                }
+            )
+        })?;
+    let confinement = in_place::confinement(&iomem, window);
+    // By the time of the boot, the kernel may be one of another release.
+    let known = Calibration::read().parameters(false);
+    append(
+        Role::Resume,
+        Some(image),
+        &machine::command_line()?,
+        &format!("{confinement} {known}"),
+    )
 }
 
 /// The parameters `own` that the user did not name, and then the user's.

@@ -13,7 +13,7 @@ use kjump::{Sleeper, threads_for};
 
 use crate::cli::{self, SaveFormat};
 use crate::patience;
-use crate::report::{self, Meter, say};
+use crate::report::{self, say};
 
 /// What is saved, and how.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +101,7 @@ pub(crate) fn save(
         sleeper.identity().release,
         image.display()
     );
-    let mut meter = Meter::new("saving");
+    let mut meter = report::meter("saving");
     let progress = &mut |at| meter.update(at);
     let is_device = image
         .metadata()

@@ -11,12 +11,12 @@ use kjump::restore::{verify_image, verify_stream};
 use kjump::threads_for;
 
 use crate::key::KeyOptions;
-use crate::report::{self, Meter, say};
+use crate::report::{self, say};
 
 /// `kjump verify`
 pub(crate) fn run(path: &Path, key: &KeyOptions) -> Result<()> {
     let is_stream = path == Path::new("-");
-    let mut meter = Meter::new("verifying");
+    let mut meter = report::meter("verifying");
     let progress = &mut |at| meter.update(at);
     let damaged = || format!("{} is not right", path.display());
     let totals = if is_stream {

@@ -3,18 +3,17 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use kjump::image::BACKUP_KEY;
 use kjump::memory::image::Codec;
-use kjump::memory::{Memory, PageClass, Progress, ReadFile, SavedFile};
+use kjump::memory::{Memory, PageClass, ReadFile, SavedFile};
 use kjump::restore::{Plan, check, restore};
 use kjump::{CommandLine, PhysAddr, machine, memory_device, open_memory, threads_for};
+use kjump_examples::Meter;
 
 mod relocated;
 
@@ -110,7 +109,7 @@ fn run(cli: &Cli) -> Result<()> {
         );
         return Ok(());
     }
-    let mut meter = Meter::new();
+    let mut meter = Meter::new("krestore", "restoring", || ());
     let summary = restore(
         &memory,
         plan,
@@ -118,7 +117,7 @@ fn run(cli: &Cli) -> Result<()> {
         threads_for(Codec::None),
         &mut |at| meter.update(at),
     )?;
-    meter.finish();
+    meter.finish("restored");
     println!(
         "krestore: restored {} bytes to {}",
         summary.total(),
@@ -151,48 +150,6 @@ fn backup_of(line: &str) -> Result<Option<u64>> {
     CommandLine::value(line, BACKUP_KEY)
         .map(|value| address(value).map_err(anyhow::Error::msg))
         .transpose()
-}
-
-/// Tells how far the work has come: a line that changes on a terminal, lines every few seconds elsewhere.
-struct Meter {
-    shown: Instant,
-    terminal: bool,
-}
-
-impl Meter {
-    fn new() -> Self {
-        Self {
-            shown: Instant::now(),
-            terminal: std::io::stdout().is_terminal(),
-        }
-    }
-
-    fn update(&mut self, at: Progress) {
-        let pause = Duration::from_millis(if self.terminal { 200 } else { 2000 });
-        if self.shown.elapsed() < pause {
-            return;
-        }
-        self.shown = Instant::now();
-        let percent = at.done.saturating_mul(100) / at.total.max(1);
-        let mib = |bytes: u64| bytes >> 20;
-        let line = format!(
-            "krestore: {} of {} MiB ({percent} %)",
-            mib(at.done),
-            mib(at.total)
-        );
-        if self.terminal {
-            print!("\r\x1b[K{line}");
-            let _ = std::io::stdout().flush();
-        } else {
-            println!("{line}");
-        }
-    }
-
-    fn finish(self) {
-        if self.terminal {
-            print!("\r\x1b[K");
-        }
-    }
 }
 
 #[cfg(test)]
