@@ -89,6 +89,9 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
         console::report("processes", &machine::processes()?);
         console::report("ready", "to hibernate");
         kjump::run(&hibernate)?;
+        if parameters.encrypted {
+            return Ok(());
+        }
         refusals::ask(refusals::AFTER_RESUME)
     })
 }
@@ -170,7 +173,10 @@ fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     let bytes = (kept.len() + dropped.len()) * 8;
     drop(dropped);
     console::report("ready", &format!("spoilt {} MiB", bytes >> 20));
-    refusals::ask(refusals::BEFORE_RESUME)?;
+    // These have no key, and are told so, which is looked at below.
+    if !parameters.encrypted {
+        refusals::ask(refusals::BEFORE_RESUME)?;
+    }
     let image = disk::image_disk()?;
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
