@@ -10,8 +10,8 @@ use std::path::Path;
 use std::thread;
 
 use vmcore::elf::{Core, CoreWriteError};
-use vmcore::image::Layout;
-use vmcore::{Classes, DumpLevel, MappedFile, Progress, Saved};
+use vmcore::image::{Identity, Layout, Options, Sink};
+use vmcore::{Classes, DumpLevel, LeaveOut, MappedFile, Phases, Progress, Saved, Written};
 
 use crate::{Error, machine};
 
@@ -56,6 +56,12 @@ impl Crashed {
         Ok(Self { machine })
     }
 
+    /// What the machine said of itself, if it did.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.machine.identity()
+    }
+
     /// The release of its kernel, if it told.
     #[must_use]
     pub fn release(&self) -> Option<&str> {
@@ -72,6 +78,27 @@ impl Crashed {
         Ok(self
             .machine
             .filtered(self.machine.classify(threads)?, level)?)
+    }
+
+    /// Writes the machine to `sink`, which `path` is the name of, as an image, without what a dump of `level`
+    /// leaves out. It can be looked at and converted, and never resumed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WriteImage`] if it cannot be written, or if the machine did not say what it is, since its
+    /// kernel for panics was loaded by another tool.
+    pub fn write(
+        &self,
+        path: &Path,
+        sink: &impl Sink,
+        options: Options<'_>,
+        level: DumpLevel,
+        phases: &mut dyn FnMut() -> Phases,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Written, Error> {
+        self.machine
+            .write_image(sink, options, LeaveOut::Dump(level), phases, progress)
+            .map_err(Error::write_image(path))
     }
 
     /// Writes the machine to `sink`, which `path` is the name of, as a core for debuggers.

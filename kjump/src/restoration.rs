@@ -128,11 +128,14 @@ impl Restoration {
                 Err(ImageError::Resumed) if again => {}
                 other => other.map_err(Error::image(path))?,
             }
+            let no_jump = || Error::NoJump {
+                path: path.to_owned(),
+            };
             return Ok(Self {
                 path: path.to_owned(),
                 identity: image.identity().clone(),
                 jump: Jump {
-                    back: image.saved().jump_back,
+                    back: image.saved().jump_back.ok_or_else(no_jump)?,
                     layout: Layout::Raw,
                 },
                 source: Source::Image(image),

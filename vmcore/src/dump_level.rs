@@ -48,6 +48,12 @@ impl fmt::Display for DumpLevel {
 }
 
 impl DumpLevel {
+    /// Nothing is left out.
+    pub const NOTHING: Self = Self(0);
+
+    /// Free pages are left out.
+    pub const FREE: Self = Self(16);
+
     /// All that can be left out is.
     pub const ALL: Self = Self(31);
 

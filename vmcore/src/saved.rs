@@ -9,8 +9,8 @@ use crate::image::{
 };
 use crate::survey::{ByPageMap, Survey, Unneeded};
 use crate::{
-    Classifier, Counts, Memory, PageClass, PageMap, PageUse, PagesError, Phases, PhysAddr,
-    Progress, RangeMap, ReadAt, Swap, SwapError, View, VmcoreInfo,
+    Classifier, Counts, DumpLevel, Memory, PAGE_SIZE, PageClass, PageMap, PageUse, PagesError,
+    Phases, PhysAddr, Progress, RangeMap, ReadAt, Swap, SwapError, View, VmcoreInfo,
 };
 
 /// A machine that was saved: its memory, and what must be known to look at it both ways, as it lies and
@@ -46,13 +46,32 @@ pub enum LeaveOut {
     Free,
     /// None, but for those that were left out before: what was freed may be of interest.
     Nothing,
+    /// What a dump of this level leaves out of a machine that panicked, and that is not to go on.
+    Dump(DumpLevel),
+}
+
+impl LeaveOut {
+    /// Whether pages are left out that were used for this.
+    #[must_use]
+    pub fn leaves_out(self, page_use: PageUse) -> bool {
+        match self {
+            Self::Free => page_use == PageUse::Free,
+            Self::Nothing => false,
+            Self::Dump(level) => level.leaves_out(page_use),
+        }
+    }
 }
 
 /// Why a machine cannot be written as an image.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// It is not known what machine it is, or how to get back into it.
+    /// It is not known what machine it is.
+    #[error(
+        "the memory does not tell what machine it is of, so no image can be made of it, but a core can: --format elf"
+    )]
+    NoIdentity,
+    /// It is not known how to get back into it.
     #[error(
         "the memory does not tell how to get back into its machine, so no image can be made of it: it was saved by something else than a jump"
     )]
@@ -134,17 +153,17 @@ impl<S: ReadAt + Sync> Saved<ImageMemory<S>> {
     pub fn of_image(memory: ImageMemory<S>) -> Self {
         let image = memory.image();
         let (identity, notes) = (image.identity().clone(), image.notes().to_vec());
-        let jump = Jump {
-            back: image.saved().jump_back,
+        let jump = image.saved().jump_back.map(|back| Jump {
+            back,
             layout: Layout::Raw,
-        };
+        });
         let info = Notes::new(&notes)
             .find(|note| note.name == VmcoreInfo::NOTE_NAME.as_bytes() && note.kind == 0)
             .map(|note| VmcoreInfo::parse(note.desc));
         let (direct_map, is_classified) = (image.direct_map(), image.is_without_free());
         Self {
             is_classified,
-            ..Self::new(memory, notes, Some(identity), Some(jump), info, direct_map)
+            ..Self::new(memory, notes, Some(identity), jump, info, direct_map)
         }
     }
 }
@@ -318,7 +337,7 @@ impl<M: Memory + Sync> Saved<M> {
         phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Written, WriteError> {
-        let identity = self.identity.as_ref().ok_or(WriteError::NoJump)?;
+        let identity = self.identity.as_ref().ok_or(WriteError::NoIdentity)?;
         self.write_image_as(identity, sink, options, leave_out, phases, progress)
     }
 
@@ -336,7 +355,11 @@ impl<M: Memory + Sync> Saved<M> {
         phases: &mut dyn FnMut() -> Phases,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Written, WriteError> {
-        let jump = self.jump.ok_or(WriteError::NoJump)?;
+        // Of a machine that panicked, all that is there is saved: what it had is not asked for.
+        let is_dump = matches!(leave_out, LeaveOut::Dump(_));
+        if self.jump.is_none() && !is_dump {
+            return Err(WriteError::NoJump);
+        }
         let raw = self
             .raw()
             .map_err(|error| WriteError::Swap(error.to_string()))?;
@@ -344,37 +367,41 @@ impl<M: Memory + Sync> Saved<M> {
         let (unneeded, unknown) = match leave_out {
             LeaveOut::Nothing => (None, None),
             LeaveOut::Free if self.is_classified => (None, None),
-            LeaveOut::Free => match seen
+            LeaveOut::Free | LeaveOut::Dump(_) => match seen
                 .as_ref()
                 .map_err(|error| error.clone().into())
-                .and_then(|seen| self.free(seen))
+                .and_then(|seen| self.unneeded(seen, leave_out))
             {
                 Ok(free) => (Some(free), None),
                 Err(reason) => (None, Some(reason)),
             },
         };
-        let all = identity.saved_memory();
+        let all = match self.jump {
+            Some(_) => identity.saved_memory(),
+            None => raw.contents().filter_map(|_| Some(())).shrink_to(PAGE_SIZE),
+        };
         let subject = Subject {
             identity,
-            jump_back: jump.back,
+            jump_back: self.jump.map(|jump| jump.back),
             notes: &self.notes,
             direct_map: self.direct_map,
-            without_free: leave_out == LeaveOut::Free && unknown.is_none(),
+            without_free: leave_out.leaves_out(PageUse::Free) && unknown.is_none(),
         };
         let survey = Survey::new(&all, raw.contents(), unneeded);
         let totals = image::write(&subject, &raw, survey, sink, options, phases, progress)?;
         Ok(Written { totals, unknown })
     }
 
-    /// What the machine itself had as free.
-    fn free<'a>(
+    /// What is left out by the machine's own map of pages.
+    fn unneeded<'a>(
         &'a self,
         seen: &'a View<&'a M>,
+        leave_out: LeaveOut,
     ) -> Result<Box<dyn Unneeded + 'a>, Box<dyn Error + Send + Sync>> {
         let info = self.info.as_ref().ok_or(NoInfo)?;
         let pages = PageMap::open(seen, info)?;
-        let is_free = |page_use| page_use == PageUse::Free;
-        Ok(Box::new(ByPageMap::new(pages, self.swap(), is_free)?))
+        let needless = move |page_use| leave_out.leaves_out(page_use);
+        Ok(Box::new(ByPageMap::new(pages, self.swap(), needless)?))
     }
 
     /// The memory that was not saved although the machine had it: because it was free.

@@ -16,10 +16,18 @@ pub(super) const VERSION: u32 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Saved {
     /// Where to jump to bring the machine back: an address in a page of its kernel.
-    pub jump_back: PhysAddr,
+    /// `None` if it panicked, so that there is no way back.
+    pub jump_back: Option<PhysAddr>,
     /// Whether the image was written to something that cannot go back, as a pipe: then nothing was ever
     /// written to the place of its commit record, and its end says that it is whole.
     pub in_order: bool,
+}
+
+impl Saved {
+    /// Whether there is a way back.
+    pub(super) fn resumable(self) -> Result<(), ImageError> {
+        self.jump_back.map(drop).ok_or(ImageError::Panicked)
+    }
 }
 
 /// How far a hibernation has come.
@@ -110,7 +118,8 @@ impl Header {
             Stage::Prepared => block.u32(0),
             Stage::Saved(saved) => {
                 block.u32(1);
-                block.u64(saved.jump_back.get());
+                // Nothing is entered at 0: that is where firmware has its tables.
+                block.u64(saved.jump_back.map_or(0, PhysAddr::get));
                 block.u32(saved.in_order.into());
             }
             Stage::Failed(reason) => {
@@ -224,7 +233,7 @@ impl Header {
         Some(match body.u32()? {
             0 => Stage::Prepared,
             1 => Stage::Saved(Saved {
-                jump_back: PhysAddr::new(body.u64()?),
+                jump_back: Some(body.u64()?).filter(|&at| at != 0).map(PhysAddr::new),
                 in_order: match body.u32()? {
                     0 => false,
                     1 => true,

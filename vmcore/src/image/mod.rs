@@ -134,7 +134,7 @@ pub enum ImageError {
     Pages(#[source] PagesError),
     /// A thread that wrote the image panicked.
     #[error("the program that saves has an error: one of its threads panicked")]
-    Panicked,
+    Thread,
     /// The first bytes are not those of an image.
     #[error("this is no hibernation image (it begins with {magic:02x?})")]
     NotImage {
@@ -253,6 +253,9 @@ pub enum ImageError {
         "the image was resumed already; the machine went on from there, and resuming it again would destroy its file systems"
     )]
     Resumed,
+    /// The machine panicked.
+    #[error("the machine in the image panicked: it can be looked at, and not resumed")]
+    Panicked,
     /// Somebody discarded the image.
     #[error("the image was discarded, so it is not resumed any more")]
     Discarded,

@@ -106,7 +106,7 @@ impl<S: ReadAt> Image<S> {
         let record = Record::read(&source, id, RECORDS_OFFSET, Some(Kind::Notes), &protection)?;
         let notes = record.read_payload(&source, RECORDS_OFFSET, &protection)?;
         let direct_map = direct_map(&record);
-        let resumable = commit.state.resumable();
+        let resumable = saved.resumable().and(commit.state.resumable());
         let image = Self {
             source,
             identity,

@@ -283,7 +283,7 @@ proptest! {
         prop_assert_eq!(image.size(), bytes.len() as u64);
         prop_assert_eq!(image.phases(), &phases());
         prop_assert_eq!(image.identity(), &identity(pages.len() as u64));
-        prop_assert_eq!(image.saved().jump_back, PhysAddr::new(0x1234_5678));
+        prop_assert_eq!(image.saved().jump_back, Some(PhysAddr::new(0x1234_5678)));
         prop_assert_eq!(image.saved().in_order, piped);
         if count(&[Page::Absent]) < pages.len() as u64 {
             prop_assert_eq!(image.direct_map(), Some(0xffff_8880_0000_0000));
@@ -489,7 +489,7 @@ fn what_is_left_of_another_image_proves_nothing() {
         let header = Header {
             identity: machine_of_other,
             stage: Stage::Saved(Saved {
-                jump_back: PhysAddr::new(0),
+                jump_back: Some(PhysAddr::new(0x5000)),
                 in_order: false,
             }),
             sealed: None,

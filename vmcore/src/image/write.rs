@@ -44,6 +44,20 @@ pub trait Sink: Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
+impl<S: Sink + ?Sized> Sink for &S {
+    fn can_seek(&self) -> bool {
+        (**self).can_seek()
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        (**self).write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        (**self).sync()
+    }
+}
+
 /// A file, or a device through the page cache.
 impl Sink for File {
     fn can_seek(&self) -> bool {
@@ -183,7 +197,7 @@ pub struct Options<'a> {
 /// What is written, besides memory.
 pub(crate) struct Subject<'a> {
     pub(crate) identity: &'a Identity,
-    pub(crate) jump_back: PhysAddr,
+    pub(crate) jump_back: Option<PhysAddr>,
     /// The notes of the machine's core.
     pub(crate) notes: &'a [u8],
     /// The virtual address at which the machine's kernel maps physical address 0, if that is known.
@@ -529,7 +543,7 @@ impl<M: Memory + Sync + ?Sized, S: Sink> Drop for Ended<'_, '_, '_, M, S> {
         let mut order = self.0.lock_order();
         order.working -= 1;
         if thread::panicking() {
-            order.failure.get_or_insert(ImageError::Panicked);
+            order.failure.get_or_insert(ImageError::Thread);
         }
         self.0.changed.notify_all();
         self.0.ended.notify_all();

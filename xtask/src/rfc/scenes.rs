@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use vmcore::elf::{Core, Notes};
+use vmcore::image::ImageError;
 use vmcore::{
     DumpLevel, Memory as _, PAGE_SIZE, PageClass, PhysRange, RangeMap, ReadFile, SavedFile,
 };
@@ -14,6 +15,7 @@ use vmcore::{
 use super::Stage;
 use super::stage::Course;
 use crate::analysis::{crash_ps, open, source};
+use crate::check::write_whole_core;
 use crate::disk;
 use crate::lab::Kernel;
 use crate::makedumpfile::filter;
@@ -114,6 +116,14 @@ pub(crate) fn panic(stage: &Stage<'_>) -> Result<String> {
                 "crash finds {all} tasks in the core, and {some} in what is left of it"
             );
             levels_agree(stage, &core)?;
+            let image = take("ours.kjump")?;
+            let converted = set.disk.with_file_name("converted");
+            image_agrees(&image, &core, &converted)?;
+            let from_image = found_by_crash(stage, &converted)?;
+            ensure!(
+                all == from_image,
+                "crash finds {all} tasks in the core, and {from_image} in what was an image"
+            );
             dump = Some((all, size(&core)?, size(&filtered)?));
         }
     }
@@ -133,6 +143,38 @@ pub(crate) fn panic(stage: &Stage<'_>) -> Result<String> {
         filtered >> 20,
         all >> 20,
     ))
+}
+
+/// The image of the machine that panicked, saved at level 31, has the bytes of the core, and is no image to be
+/// resumed. It is written as a core to `converted`.
+fn image_agrees(image: &Path, core: &Path, converted: &Path) -> Result<()> {
+    let core = SavedFile::open(source(core)?).context("opening the core")?;
+    let file = SavedFile::open(source(image)?).context("opening the image of what panicked")?;
+    ensure!(
+        matches!(file.resumable, Some(Err(ImageError::Panicked))),
+        "the image of what panicked can be resumed: {:?}",
+        file.resumable
+    );
+    let (ours, theirs) = (file.machine.memory(), core.machine.memory());
+    let mut kept = 0;
+    for (range, class) in ours.contents().iter() {
+        if *class == PageClass::Free {
+            continue;
+        }
+        for piece in range.pieces(1 << 20) {
+            let mut both = [vec![0; piece.len() as usize], vec![1; piece.len() as usize]];
+            ours.read(piece.start(), &mut both[0])?;
+            theirs.read(piece.start(), &mut both[1])?;
+            ensure!(
+                both[0] == both[1],
+                "the image differs from the core in {piece}"
+            );
+            kept += piece.len();
+        }
+    }
+    ensure!(kept > 0, "the image of what panicked is empty");
+    write_whole_core(&file.machine, converted)?;
+    Ok(())
 }
 
 /// makedumpfile leaves out the same pages at each of these levels.

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use kjump::memory::elf::CoreWriteError;
 use kjump::memory::image::{Header, Layout, Seal, Sink, Stream};
-use kjump::memory::{LeaveOut, ReadFile, SavedFile};
+use kjump::memory::{DumpLevel, LeaveOut, ReadFile, SavedFile};
 use kjump::{DeviceSink, Progress};
 
 use crate::cli::{Convert, SaveFormat};
@@ -69,9 +69,15 @@ fn write_image(
 ) -> Result<()> {
     let phases = file.stored.as_ref().map(|stored| stored.phases.clone());
     let phases = &mut || phases.clone().unwrap_or_default();
+    // A machine that never jumped panicked: it is not to go on.
+    let leave_out = match (file.machine.jump(), how.leave_out) {
+        (None, LeaveOut::Free) => LeaveOut::Dump(DumpLevel::FREE),
+        (None, _) => LeaveOut::Dump(DumpLevel::NOTHING),
+        (Some(_), leave_out) => leave_out,
+    };
     let written = file
         .machine
-        .write_image(sink, how.options, how.leave_out, phases, progress)?;
+        .write_image(sink, how.options, leave_out, phases, progress)?;
     if sink.can_seek() {
         save::tell(&written);
     }
@@ -93,8 +99,8 @@ fn write_core(
         )
     })?;
     let classes = match leave_out {
-        LeaveOut::Free => classes,
         LeaveOut::Nothing => classes.keep_free(),
+        LeaveOut::Free | LeaveOut::Dump(_) => classes,
     };
     let (memory, core) = file
         .machine

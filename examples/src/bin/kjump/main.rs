@@ -59,7 +59,7 @@ fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
         Verb::Jump => hibernate::jump()?,
         Verb::Back => match save::back()? {},
         Verb::Save(save) => match (Crashed::is_here(), save.dump_level) {
-            (true, level) => dump::run(&save.image, save.format, level)?,
+            (true, _) => dump::run(&save)?,
             (false, Some(level)) => bail!(
                 "dump level {level} is for machines that panicked: one that is to go on is saved whole"
             ),

@@ -152,8 +152,8 @@ fn create(path: &Path) -> Result<File> {
 fn classify(sleeper: &Sleeper, leave_out: LeaveOut) -> Result<Classes> {
     let classes = sleeper.classify()?;
     Ok(match leave_out {
-        LeaveOut::Free => classes,
         LeaveOut::Nothing => classes.keep_free(),
+        LeaveOut::Free | LeaveOut::Dump(_) => classes,
     })
 }
 
