@@ -8,13 +8,15 @@
 //! | free | what the kernel uses when it runs |
 //! | initramfs | below the boot block |
 //! | boot block | trampoline, boot parameters, command line |
-//! | core headers | at the end, in whole pages that are reserved to the kernel; only when saving |
+//! | core headers | in whole pages that are reserved to the kernel; only when saving |
+//! | key | at the end, in a page that is reserved too; only of an image that is sealed |
 
 use vmcore::elf::{CoreHeaders, Load};
-use vmcore::image::{Identity, ImageId, Paging};
+use vmcore::image::{Identity, ImageId, Paging, Seal};
 use vmcore::{IoMem, MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
 
 use crate::boot_block::{self, BootBlock};
+use crate::cmdline::KEY_PAGE_KEY;
 use crate::e820::{self, ONE_MIB};
 use crate::kernel::Part;
 use crate::plan::{LoadPlan, PlannedSegment, Purpose};
@@ -87,7 +89,8 @@ impl Machine {
 }
 
 impl<'a> LoadPlan<'a> {
-    /// A kernel that saves the running one, as `identity` says, and can jump back into it.
+    /// A kernel that saves the running one, as `identity` says, and can jump back into it. It is handed
+    /// `seal`, if the image is to be sealed.
     ///
     /// # Errors
     ///
@@ -96,11 +99,13 @@ impl<'a> LoadPlan<'a> {
         machine: &Machine,
         identity: &Identity,
         boot: &Boot<'a>,
+        seal: Option<&Seal>,
     ) -> Result<Self, PlanError> {
-        let window = identity.window;
+        let mut cmdline = CommandLine::new();
+        let key = key_segment(identity.window, seal, &mut cmdline)?;
+        let window = below(identity.window, key.as_ref())?;
         let core = CoreBlock::new(machine, identity, &[], &RangeMap::new(), None);
         let core_at = tail(window, core.size(), "the core headers")?;
-        let mut cmdline = CommandLine::new();
         cmdline
             .append(&format!("elfcorehdr={:#x}", core_at.start()))
             .push_jump_back_entry();
@@ -111,11 +116,12 @@ impl<'a> LoadPlan<'a> {
             memory: core_at,
             bytes: core.encode(core_at.start()).into(),
         });
+        segments.extend(key);
         let segments = cover(identity, segments)?;
         allowed(machine, LoadPlan::new(Purpose::Save, entry, segments)?)
     }
 
-    /// A kernel that restores the sleeping one of `identity`.
+    /// A kernel that restores the sleeping one of `identity`. It is handed `seal`, if the image is sealed.
     ///
     /// # Errors
     ///
@@ -124,12 +130,42 @@ impl<'a> LoadPlan<'a> {
         machine: &Machine,
         identity: &Identity,
         boot: &Boot<'a>,
+        seal: Option<&Seal>,
     ) -> Result<Self, PlanError> {
-        let end = identity.window.end();
-        let (entry, segments) = assemble(machine, identity, boot, end, CommandLine::new(), None)?;
+        let mut cmdline = CommandLine::new();
+        let key = key_segment(identity.window, seal, &mut cmdline)?;
+        let end = below(identity.window, key.as_ref())?.end();
+        let (entry, mut segments) = assemble(machine, identity, boot, end, cmdline, None)?;
+        segments.extend(key);
         let segments = cover(identity, segments)?;
         allowed(machine, LoadPlan::new(Purpose::Restore, entry, segments)?)
     }
+}
+
+/// The page at the end of `window` that hands `seal` on; `cmdline` tells where it is.
+fn key_segment(
+    window: PhysRange,
+    seal: Option<&Seal>,
+    cmdline: &mut CommandLine,
+) -> Result<Option<PlannedSegment<'static>>, PlanError> {
+    let Some(seal) = seal else { return Ok(None) };
+    let memory = tail(window, PAGE_SIZE, "the key")?;
+    cmdline.append(&format!("{KEY_PAGE_KEY}={:#x}", memory.start()));
+    Ok(Some(PlannedSegment {
+        what: PlannedSegment::KEY,
+        memory,
+        bytes: std::mem::take(&mut *seal.to_page()).into(),
+    }))
+}
+
+/// What of `window` is below this segment at its end.
+fn below(window: PhysRange, segment: Option<&PlannedSegment<'_>>) -> Result<PhysRange, PlanError> {
+    let end = segment.map_or(window.end(), |segment| segment.memory.start());
+    PhysRange::new(window.start().get(), end.get()).ok_or(PlanError::WindowTooSmall {
+        window: window.len(),
+        what: "the key",
+        needed: PAGE_SIZE,
+    })
 }
 
 /// The last `size` bytes of `room`, in whole pages.

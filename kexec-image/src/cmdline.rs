@@ -8,6 +8,9 @@ use crate::PlanError;
 /// one that scripts have read since kexec jump became part of Linux.
 pub const JUMP_BACK_KEY: &str = "kexec_jump_back_entry";
 
+/// The parameter that tells the kernel in the window which page holds the key of a sealed image.
+pub(crate) const KEY_PAGE_KEY: &str = "kjump.key";
+
 /// A kernel command line that is being put together.
 ///
 /// ```
@@ -89,6 +92,24 @@ impl CommandLine {
         let value = Self::value(line, JUMP_BACK_KEY)?.strip_prefix("0x")?;
         let entry = u64::from_str_radix(value, 16).ok()?;
         (entry != 0).then_some(PhysAddr::new(entry))
+    }
+
+    /// The page that holds the key of a sealed image, on a command line that a kernel was booted with.
+    ///
+    /// # Errors
+    ///
+    /// The value, if it is no address of a page.
+    pub fn key_page(line: &str) -> Result<Option<PhysAddr>, String> {
+        let Some(value) = Self::value(line, KEY_PAGE_KEY) else {
+            return Ok(None);
+        };
+        value
+            .strip_prefix("0x")
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .map(PhysAddr::new)
+            .filter(|page| page.is_aligned(vmcore::PAGE_SIZE))
+            .map(Some)
+            .ok_or_else(|| value.to_owned())
     }
 
     /// The value of the parameter `key` on a command line; the last one counts. A value in quotes may

@@ -5,6 +5,7 @@ use std::fmt;
 
 use kexec_sys::{LoadFlags, MAX_SEGMENTS, Segment};
 use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
+use zeroize::Zeroize;
 
 use crate::{PlanError, trampoline};
 
@@ -32,6 +33,11 @@ pub struct PlannedSegment<'a> {
     pub memory: PhysRange,
     /// Its bytes; what is behind them in `memory` is zero.
     pub bytes: Cow<'a, [u8]>,
+}
+
+impl PlannedSegment<'_> {
+    /// What a segment holds that hands a key on.
+    pub(crate) const KEY: &'static str = "key";
 }
 
 /// What is to be loaded: segments, and where to enter them. Pure data that can be printed and tested.
@@ -204,6 +210,17 @@ impl<'a> LoadPlan<'a> {
 fn zeros(segment: &PlannedSegment<'_>) -> u64 {
     let bytes = (segment.bytes.len() as u64).next_multiple_of(PAGE_SIZE);
     segment.memory.len().saturating_sub(bytes)
+}
+
+/// A key does not outlive the plan that hands it on.
+impl Drop for LoadPlan<'_> {
+    fn drop(&mut self) {
+        for segment in &mut self.segments {
+            if let (PlannedSegment::KEY, Cow::Owned(bytes)) = (segment.what, &mut segment.bytes) {
+                bytes.zeroize();
+            }
+        }
+    }
 }
 
 /// A line for each segment, and one for the entry.

@@ -10,6 +10,8 @@ use kexec_image::{Machine, window};
 use kexec_sys::{Cause, Evidence, KernelState, LoadFlags, Lockdown, Segment};
 use vmcore::PAGE_SIZE;
 
+use vmcore::image::Seal;
+
 use crate::{Resumption, machine};
 
 /// How a check came out.
@@ -108,9 +110,10 @@ pub fn examine() -> Vec<Finding> {
     findings
 }
 
-/// Looks at what would happen if the image in the device or file at `path` were resumed now.
+/// Looks at what would happen if the image in the device or file at `path` were resumed now; with what it takes
+/// to read one that is sealed.
 #[must_use]
-pub fn examine_image(path: &Path) -> Vec<Finding> {
+pub fn examine_image(path: &Path, seal: Option<&Seal>) -> Vec<Finding> {
     let machine = match machine::read() {
         Ok(machine) => machine,
         Err(error) => {
@@ -121,7 +124,7 @@ pub fn examine_image(path: &Path) -> Vec<Finding> {
             )];
         }
     };
-    Resumption::checks(&machine, path)
+    Resumption::checks(&machine, path, seal)
         .into_iter()
         .map(|check| match check.result {
             Ok(found) => Finding::good(check.name, found),

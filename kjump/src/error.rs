@@ -49,6 +49,17 @@ pub enum Error {
         /// Why not.
         source: ImageError,
     },
+    /// A key cannot be used.
+    #[error("the key cannot be used")]
+    Seal(#[source] ImageError),
+    /// The kernel before handed no key on where it said that it did.
+    #[error(
+        "the kernel before handed on no key for the image at {at}: it was taken already, or that memory was written to"
+    )]
+    NoKey {
+        /// Where it said that there is one.
+        at: String,
+    },
     /// The core of the sleeping machine cannot be used.
     #[error("the memory of the sleeping machine cannot be read")]
     Core(#[from] CoreError),

@@ -1,7 +1,7 @@
 //! Kernel A: prepares its saving kernel.
 
 use kexec_image::{Boot, Kernel, LoadPlan, Machine, window};
-use vmcore::image::{Identity, ImageId, largest_size};
+use vmcore::image::{Identity, ImageId, Seal, Secret, largest_size};
 
 use crate::{Error, jump, volumes};
 
@@ -18,6 +18,8 @@ pub struct Hibernation<'a> {
     pub append: &'a str,
     /// The window that is asked for.
     pub window: window::Request,
+    /// What the image is sealed with, if it is to be.
+    pub secret: Option<&'a Secret>,
 }
 
 /// A hibernation that was planned as a whole; nothing has been done yet.
@@ -51,7 +53,9 @@ impl<'a> Hibernation<'a> {
             initramfs: self.initramfs,
             append: self.append,
         };
-        let plan = LoadPlan::saving(self.machine, &identity, &boot)?;
+        let seal = self.secret.map(|secret| Seal::new(secret, identity.id));
+        let seal = seal.transpose().map_err(Error::Seal)?;
+        let plan = LoadPlan::saving(self.machine, &identity, &boot, seal.as_ref())?;
         Ok(Prepared { identity, plan })
     }
 }

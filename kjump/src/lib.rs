@@ -27,6 +27,7 @@
 //!     initramfs: &initramfs,
 //!     append: "kjump.role=save kjump.image=/dev/nvme0n1p3",
 //!     window: window::Request::default(),
+//!     secret: None, // Or a key, with which the image is encrypted.
 //! };
 //! let prepared = hibernation.prepare()?;
 //! prepared.load()?;
@@ -57,6 +58,7 @@ mod device;
 pub mod doctor;
 mod error;
 pub mod filesystem;
+mod handover;
 mod hibernation;
 pub mod in_place;
 mod jump;
@@ -75,6 +77,7 @@ pub use clock::{Departure, Measure, NoDeparture};
 pub use crashed::Crashed;
 pub use device::{DeviceReader, DeviceSink};
 pub use error::Error;
+pub use handover::take_seal;
 pub use hibernation::{Hibernation, Prepared, random_id};
 pub use jump::{jump, jump_back};
 pub use moment::Moment;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
-use vmcore::image::{Codec, Header, Identity, Image, ImageError, Jump, Layout};
+use vmcore::image::{Codec, Header, Identity, Image, ImageError, Jump, Layout, Seal};
 use vmcore::{Memory, MemoryError, PAGE_SIZE, PhysRange, Progress, RangeMap, Saved, SavedFile};
 
 use crate::volumes::{self, PATIENCE};
@@ -97,7 +97,7 @@ impl Restoration {
     /// [`Error::Image`] with the reason why an image cannot be resumed, [`Error::File`] if it is none and no core
     /// either, [`Error::NoJump`] if a core does not tell how to get back into its machine.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::open_if(path, false)
+        Self::open_with(path, None, false)
     }
 
     /// As [`open`](Self::open), for those who know what they do: an image that was resumed already is taken
@@ -107,16 +107,23 @@ impl Restoration {
     ///
     /// As [`open`](Self::open).
     pub fn open_again(path: &Path) -> Result<Self, Error> {
-        Self::open_if(path, true)
+        Self::open_with(path, None, true)
     }
 
-    fn open_if(path: &Path, again: bool) -> Result<Self, Error> {
+    /// As [`open`](Self::open), or [`open_again`](Self::open_again), with what it takes to read a sealed image.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with(path: &Path, seal: Option<&Seal>, again: bool) -> Result<Self, Error> {
         let reader = || DeviceReader::open(path).map_err(Error::open(path));
         let mut magic = [0; 8];
         let is_image = vmcore::ReadAt::read_exact_at(&reader()?, &mut magic, 0).is_ok()
             && &magic == Header::MAGIC;
         if is_image {
-            let (image, resumable) = Image::examine(reader()?).map_err(Error::image(path))?;
+            let key = seal.map(|seal| &seal.key);
+            let (image, resumable) =
+                Image::examine_with(reader()?, key).map_err(Error::image(path))?;
             match resumable {
                 Err(ImageError::Resumed) if again => {}
                 other => other.map_err(Error::image(path))?,
@@ -130,6 +137,9 @@ impl Restoration {
                 },
                 source: Source::Image(image),
             });
+        }
+        if seal.is_some() {
+            return Err(Error::image(path)(ImageError::NotSealed));
         }
         let machine = SavedFile::open(reader()?)
             .map_err(Error::file(path))?
@@ -242,10 +252,17 @@ impl Restoration {
     }
 
     /// How the memory is restored that the machine had where it may be written.
+    ///
+    /// The kernel before left the key of a sealed image where it had loaded this one from: in memory that
+    /// the machine writes to, or has as free. So nothing of that is left as it is.
     fn plan<'a>(&self, machine: &'a RangeMap<()>) -> Plan<'a> {
+        let sealed = match &self.source {
+            Source::Image(image) => image.is_sealed(),
+            Source::Core(_) => false,
+        };
         Plan {
             machine,
-            fill: self.identity.free_fill,
+            fill: self.identity.free_fill.or(sealed.then_some(0)),
         }
     }
 }
@@ -281,9 +298,10 @@ impl Restored {
             .ok_or(MemoryError::Absent { addr: back })?;
         let page = self.memory.read(page)?;
         jump::load_way_back(back, &page, identity.window)?;
-        let Source::Image(image) = source else {
+        let Source::Image(mut image) = source else {
             return jump::leave();
         };
+        image.forget_key();
         let mark = |source| Error::Mark {
             path: path.clone(),
             source,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kexec_image::{Boot, Kernel, LoadPlan, Machine};
-use vmcore::image::{Identity, Image, ImageError, Paging, Platform};
+use vmcore::image::{Identity, Image, ImageError, Paging, Platform, Seal};
 use vmcore::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
 
 use crate::{DeviceReader, Error, Moment, jump, volumes};
@@ -25,6 +25,7 @@ pub struct Resumption<'a> {
     path: PathBuf,
     image: Image<DeviceReader>,
     again: bool,
+    seal: Option<Seal>,
 }
 
 /// What was found when one thing was looked at that must hold for an image to be resumed.
@@ -44,7 +45,7 @@ impl<'a> Resumption<'a> {
     ///
     /// [`Error`] with the first reason why it must not be resumed, and what can be done.
     pub fn open(machine: &'a Machine, path: &Path) -> Result<Self, Error> {
-        Self::open_if(machine, path, false)
+        Self::open_with(machine, path, None, false)
     }
 
     /// As [`open`](Self::open), for those who know what they do: an image that was resumed already, or
@@ -55,11 +56,21 @@ impl<'a> Resumption<'a> {
     ///
     /// As [`open`](Self::open).
     pub fn open_again(machine: &'a Machine, path: &Path) -> Result<Self, Error> {
-        Self::open_if(machine, path, true)
+        Self::open_with(machine, path, None, true)
     }
 
-    fn open_if(machine: &'a Machine, path: &Path, again: bool) -> Result<Self, Error> {
-        let (image, resumable) = examine(path)?;
+    /// As [`open`](Self::open), or [`open_again`](Self::open_again), with what it takes to read a sealed image.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        machine: &'a Machine,
+        path: &Path,
+        seal: Option<Seal>,
+        again: bool,
+    ) -> Result<Self, Error> {
+        let (image, resumable) = examine(path, seal.as_ref())?;
         match resumable {
             Err(ImageError::Resumed) if again => {}
             other => other.map_err(Error::image(path))?,
@@ -76,14 +87,15 @@ impl<'a> Resumption<'a> {
             path: path.to_owned(),
             image,
             again,
+            seal,
         })
     }
 
     /// Looks at all that must hold for the image in the device or file at `path` to be resumed on
     /// `machine`, whether or not something before did not.
     #[must_use]
-    pub fn checks(machine: &Machine, path: &Path) -> Vec<Check> {
-        let (image, resumable) = match examine(path) {
+    pub fn checks(machine: &Machine, path: &Path, seal: Option<&Seal>) -> Vec<Check> {
+        let (image, resumable) = match examine(path, seal) {
             Ok(found) => found,
             Err(error) => return vec![Check::new("image", Err(error))],
         };
@@ -152,6 +164,7 @@ impl<'a> Resumption<'a> {
             self.machine,
             self.image.identity(),
             boot,
+            self.seal.as_ref(),
         )?)
     }
 
@@ -161,24 +174,40 @@ impl<'a> Resumption<'a> {
     /// # Errors
     ///
     /// [`Error::Kexec`] if the kernel refused, [`Error::Mark`] if the image cannot be marked.
-    pub fn leave(&self, plan: &LoadPlan<'_>) -> Result<Infallible, Error> {
-        jump::load(plan)?;
+    pub fn leave(self, plan: LoadPlan<'_>) -> Result<Infallible, Error> {
+        jump::load(&plan)?;
+        // What is loaded has the key now. What this program had of it is zeroed.
+        drop(plan);
+        let Self {
+            path,
+            mut image,
+            again,
+            seal,
+            machine: _,
+        } = self;
+        drop(seal);
+        image.forget_key();
         // One that was resumed stays marked as that.
-        if !self.again {
-            self.mark_attempt()?;
+        if !again {
+            mark_attempt(&image, &path)?;
         }
         jump::leave()
     }
 
     /// Marks the image with one attempt more.
     pub(crate) fn mark_attempt(&self) -> Result<(), Error> {
-        let file = OpenOptions::new().write(true).open(&self.path);
-        file.and_then(|file| self.image.mark_attempt(&file))
-            .map_err(|source| Error::Mark {
-                path: self.path.clone(),
-                source,
-            })
+        mark_attempt(&self.image, &self.path)
     }
+}
+
+/// Marks `image`, which is at `path`, with one attempt more.
+fn mark_attempt(image: &Image<DeviceReader>, path: &Path) -> Result<(), Error> {
+    let file = OpenOptions::new().write(true).open(path);
+    file.and_then(|file| image.mark_attempt(&file))
+        .map_err(|source| Error::Mark {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Reads the index through, so that what is wrong with it is known before this kernel is left.
@@ -196,9 +225,12 @@ impl Check {
 }
 
 /// The image at `path`, and whether it may be resumed by what it says itself.
-fn examine(path: &Path) -> Result<(Image<DeviceReader>, Result<(), ImageError>), Error> {
+fn examine(
+    path: &Path,
+    seal: Option<&Seal>,
+) -> Result<(Image<DeviceReader>, Result<(), ImageError>), Error> {
     let device = DeviceReader::open(path).map_err(Error::open(path))?;
-    Image::examine(device).map_err(Error::image(path))
+    Image::examine_with(device, seal.map(|seal| &seal.key)).map_err(Error::image(path))
 }
 
 /// Checks that nobody failed too often to resume `image`.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use vmcore::ReadFile;
-use vmcore::image::{self, Header, Identity, Image, ImageError, ImageId, Stage};
+use vmcore::image::{self, Header, Identity, ImageError, ImageId, Stage};
 
 use crate::Error;
 
@@ -105,7 +105,8 @@ impl ImageTarget {
                 found: format!("it holds the image {}", header.identity.id),
             });
         }
-        Ok(match Image::open(open()?) {
+        let (_, fate) = image::glance(&open()?).map_err(Error::image(path))?;
+        Ok(match fate {
             Err(ImageError::Resumed) => Outcome::Resumed,
             Err(ImageError::Failed { reason }) => Outcome::NotSaved(reason),
             Err(ImageError::Prepared) => Outcome::NotSaved(format!(
@@ -113,7 +114,7 @@ impl ImageTarget {
                 path.display()
             )),
             Err(other) => Outcome::NotSaved(other.to_string()),
-            Ok(_) => Outcome::NotSaved(
+            Ok(()) => Outcome::NotSaved(
                 "the saving kernel came back after it had written a whole image".to_owned(),
             ),
         })
@@ -187,7 +188,7 @@ mod tests {
     use std::io::Write as _;
 
     use vmcore::elf::{Core, CoreHeaders};
-    use vmcore::image::{Codec, Jump, Layout, Options, Paging, Platform};
+    use vmcore::image::{Codec, Image, Jump, Layout, Options, Paging, Platform};
     use vmcore::{LeaveOut, Phases, PhysAddr, PhysRange, RangeMap, Saved};
 
     use super::*;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::elf::{Core, CoreError};
-use crate::image::{Identity, Image, ImageError, ImageMemory, Jump, Totals};
+use crate::image::{Identity, Image, ImageError, ImageMemory, Jump, Key, Totals};
 use crate::kdump::{self, Dump, DumpError, Flattened, is_flattened};
 use crate::{Memory, Phases, ReadAt, Saved};
 
@@ -77,13 +77,28 @@ impl SavedFile {
     ///
     /// [`FileError`] that says what the file seems to be, and why it cannot be read.
     pub fn open<S: ReadAt + Send + Sync + 'static>(source: S) -> Result<Self, FileError> {
-        if is_flattened(&source) {
-            return Self::open_plain(Flattened::open(source)?);
-        }
-        Self::open_plain(source)
+        Self::open_with(source, None)
     }
 
-    fn open_plain<S: ReadAt + Send + Sync + 'static>(source: S) -> Result<Self, FileError> {
+    /// As [`open`](Self::open), with the key of an image that is sealed. Nothing else takes one.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with<S: ReadAt + Send + Sync + 'static>(
+        source: S,
+        key: Option<&Key>,
+    ) -> Result<Self, FileError> {
+        if is_flattened(&source) {
+            return Self::open_plain(Flattened::open(source)?, key);
+        }
+        Self::open_plain(source, key)
+    }
+
+    fn open_plain<S: ReadAt + Send + Sync + 'static>(
+        source: S,
+        key: Option<&Key>,
+    ) -> Result<Self, FileError> {
         let mut magic = [0; 8];
         // What is too short for this is too short for an image too, which then says so.
         let read = source.read_exact_at(&mut magic, 0);
@@ -106,7 +121,7 @@ impl SavedFile {
                 machine: Saved::new(dump, notes, identity, jump, info, None).boxed(),
             })
         } else {
-            let (image, resumable) = Image::examine(source)?;
+            let (image, resumable) = Image::examine_with(source, key)?;
             let stored = Stored {
                 totals: image.totals(),
                 size: image.size(),

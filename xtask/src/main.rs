@@ -14,6 +14,7 @@ mod control;
 mod course;
 mod demo;
 mod disk;
+mod encrypted;
 mod faults;
 mod judge;
 mod lab;

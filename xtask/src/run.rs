@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::build::{self, Binaries};
 use crate::check::Checked;
 use crate::course::{Boot, Change, Course, Phase};
+use crate::encrypted;
 use crate::judge::judge;
 use crate::lab::{Kernel, Lab};
 use crate::machine::{Fault, Machine, Platform};
@@ -138,6 +139,9 @@ impl Runner<'_> {
             }
             let transcript = follow(&mut vm, boot, &machine, watch)?;
             boots.push(transcript);
+            if run.settings.encrypted {
+                encrypted::keep_header(&parts.disks[1], parts.folder.path(), number)?;
+            }
         }
         judge(run, &boots, &parts.disks[0]).with_context(|| {
             let logs = runs_folder().join(&run.label);
@@ -224,6 +228,7 @@ impl Runner<'_> {
             format!("lab.churn={}", settings.churn),
             format!("lab.keep_free={}", u8::from(settings.keep_free)),
             format!("lab.kinds={}", u8::from(settings.kinds)),
+            format!("lab.encrypted={}", u8::from(settings.encrypted)),
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.
             "no_timer_check".to_owned(),

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::check::{self, Checked};
 use crate::course::{Change, Course};
+use crate::encrypted;
 use crate::lab::Kernel;
 use crate::rfc;
 use crate::settings::Settings;
@@ -273,6 +274,19 @@ pub(crate) fn all() -> Vec<Scenario> {
             window: Some("64M@0x1000000".to_owned()),
             ..standard()
         }),
+        scenario(
+            "loop-encrypted",
+            "two loops with an encrypted image, which other keys do not open, and which hides A; no key is left in A",
+            Course::Loop,
+        )
+        .on(Settings {
+            loops: 2,
+            keep_free: true,
+            encrypted: true,
+            ..standard()
+        })
+        .within(Duration::from_secs(300))
+        .checked_by(encrypted::check),
         scenario(
             "pages",
             "makedumpfile finds the same pages free, and the same pages zero",

@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) keep_free: bool,
     /// Whether it has disks with file systems of all kinds, and A has them mounted.
     pub(crate) kinds: bool,
+    /// Whether the image is encrypted.
+    pub(crate) encrypted: bool,
 }
 
 /// What most scenarios run on.
@@ -61,6 +63,7 @@ impl Default for Settings {
             append: String::new(),
             keep_free: false,
             kinds: false,
+            encrypted: false,
         }
     }
 }
@@ -110,6 +113,9 @@ pub(crate) struct Overrides {
     /// Save free pages too
     #[arg(long)]
     keep_free: bool,
+    /// Encrypt the image
+    #[arg(long)]
+    encrypted: bool,
 }
 
 impl Overrides {
@@ -131,6 +137,7 @@ impl Overrides {
             append: self.append.unwrap_or(settings.append),
             keep_free: self.keep_free || settings.keep_free,
             kinds: settings.kinds,
+            encrypted: self.encrypted || settings.encrypted,
         }
     }
 }
@@ -168,7 +175,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_changed() {
         let line = "vm --kernel 6.1 --memory 4096 --cpus 4 --cpu qemu64 --parallel --kaslr off --uefi --fill 62 \
-                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free";
+                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --encrypted";
         assert_eq!(
             settings(line),
             Some(Settings {
@@ -187,6 +194,7 @@ mod tests {
                 append: "init_on_free=1".to_owned(),
                 keep_free: true,
                 kinds: false,
+                encrypted: true,
             })
         );
     }

@@ -40,6 +40,7 @@ fn main() -> Result<()> {
         initramfs: &[],
         append: "",
         window,
+        secret: None,
     }
     .prepare()?;
     println!(

@@ -75,9 +75,9 @@ proptest! {
         let initramfs = vec![1; initramfs];
         let boot = Boot { kernel: &kernel, initramfs: &initramfs, append: "quiet" };
         let plan = if saves {
-            LoadPlan::saving(&machine, &identity, &boot)
+            LoadPlan::saving(&machine, &identity, &boot, None)
         } else {
-            LoadPlan::restoring(&machine, &identity, &boot)
+            LoadPlan::restoring(&machine, &identity, &boot, None)
         };
         let needed = kernel.memory() + initramfs.len() as u64;
         let plan = match plan {
@@ -134,8 +134,8 @@ proptest! {
         }
         let boot = Boot { kernel: &kernel, initramfs: &[1; 100], append: "" };
         let _ = identity.saved_memory();
-        let _ = LoadPlan::restoring(&machine, &identity, &boot);
-        let _ = LoadPlan::saving(&machine, &identity, &boot);
+        let _ = LoadPlan::restoring(&machine, &identity, &boot, None);
+        let _ = LoadPlan::saving(&machine, &identity, &boot, None);
     }
 }
 
@@ -150,7 +150,7 @@ fn saving_plan(check: impl FnOnce(&LoadPlan<'_>, &Identity)) {
         initramfs: &[5; 10_000],
         append: "console=ttyS0",
     };
-    let plan = LoadPlan::saving(&machine, &identity, &boot).unwrap();
+    let plan = LoadPlan::saving(&machine, &identity, &boot, None).unwrap();
     check(&plan, &identity);
 }
 
@@ -273,7 +273,7 @@ fn what_does_not_fit_is_refused() {
             initramfs: &initramfs,
             append,
         };
-        LoadPlan::saving(&machine, &identity, &boot).map(|_| ())
+        LoadPlan::saving(&machine, &identity, &boot, None).map(|_| ())
     };
     let four = Paging::FourLevel;
     assert!(plan(64 << 20, 1000, "", four).is_ok());

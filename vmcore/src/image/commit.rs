@@ -3,6 +3,10 @@
 //! All of it lies in the first 512 bytes of its block, a sector, which a device writes as a whole or not
 //! at all.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
 use super::checksum::checksum;
 use super::wire::{Reader, Writer};
 use super::{COMMIT_OFFSET, COMMIT_SIZE, ImageError, ImageId};
@@ -19,6 +23,17 @@ pub(super) enum State {
     Resumed,
     /// Somebody decided that it is not to be resumed.
     Discarded,
+}
+
+impl State {
+    /// Whether an image may be resumed that this became of.
+    pub(super) fn resumable(self) -> Result<(), ImageError> {
+        match self {
+            Self::Committed => Ok(()),
+            Self::Resumed => Err(ImageError::Resumed),
+            Self::Discarded => Err(ImageError::Discarded),
+        }
+    }
 }
 
 /// What the commit record says.
@@ -49,6 +64,12 @@ impl Commit {
         block.extend(checksum(&block).to_le_bytes());
         block.resize(COMMIT_SIZE as usize, 0);
         block
+    }
+
+    /// Writes the record for the image `id` to stable storage.
+    pub(super) fn write(self, id: ImageId, target: &File) -> io::Result<()> {
+        target.write_all_at(&self.encode(id), COMMIT_OFFSET)?;
+        target.sync_data()
     }
 
     /// Reads the record for the image `id`. A record that is not this image's, or none, is `None`: then the

@@ -7,7 +7,7 @@
 use super::protection::Protection;
 use super::sealing::Written;
 use super::wire::{Reader, Writer, seal, unseal};
-use super::{HEADER_SIZE, Identity, ImageError, Key, Sealing};
+use super::{HEADER_SIZE, Identity, ImageError, Key, Seal, Sealing, Secret};
 use crate::{PhysAddr, ReadAt};
 
 pub(super) const VERSION: u32 = 3;
@@ -57,6 +57,40 @@ impl Header {
     #[must_use]
     pub fn sealing(&self) -> Option<Sealing> {
         self.sealed.map(|sealed| sealed.sealing)
+    }
+
+    /// What it takes to read the image, by what its owner has or knows. Takes some time for a passphrase.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::NotSealed`] if it is not sealed, or [`ImageError::OtherSecret`] if it takes something else.
+    pub fn seal(&self, secret: &Secret) -> Result<Seal, ImageError> {
+        let (sealing, id) = (
+            self.sealing().ok_or(ImageError::NotSealed)?,
+            self.identity.id,
+        );
+        let key = sealing.key(secret, id)?;
+        Ok(Seal { id, sealing, key })
+    }
+
+    /// The key of the records of the image whose key this is, if it is sealed.
+    #[must_use]
+    pub fn records_key(&self, key: &Key) -> Option<Key> {
+        self.sealed.map(|sealed| key.of_records(&sealed.nonce))
+    }
+
+    /// Finds out whether `key` is that of the image in `source`, whose header this is.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::WrongKey`] if it is not.
+    pub fn check(&self, source: &impl ReadAt, key: &Key) -> Result<(), ImageError> {
+        let (header, _) = Self::open(source, Some(key))?;
+        if &header == self {
+            Ok(())
+        } else {
+            Err(ImageError::WrongKey)
+        }
     }
 
     /// The header as [`HEADER_SIZE`] bytes.

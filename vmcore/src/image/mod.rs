@@ -65,7 +65,7 @@ pub use index::{Entry, Index};
 pub use jump::{Jump, Layout};
 pub use memory::ImageMemory;
 pub use platform::Platform;
-pub use read::{ChunkReader, Image};
+pub use read::{ChunkReader, Image, discard, glance};
 pub use sealing::{Kdf, Key, Seal, Sealing, Secret};
 pub use stream::{ImageStream, StreamChunk};
 pub use volume::{Digest, Volume, VolumeState};

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use super::checksum::Checksum;
 use super::codec::Unpacker;
@@ -13,8 +12,7 @@ use super::protection::Protection;
 use super::record::{BLOCK, Kind, MAX_PAYLOAD, Record};
 use super::wire::Reader;
 use super::{
-    COMMIT_OFFSET, Chunk, CodecKind, Header, Identity, ImageError, Key, RECORDS_OFFSET, Saved,
-    Stage, Totals,
+    Chunk, CodecKind, Header, Identity, ImageError, Key, RECORDS_OFFSET, Saved, Stage, Totals,
 };
 use crate::{BlockBuffer, PAGE_SIZE, Phases, ReadAt};
 
@@ -108,11 +106,7 @@ impl<S: ReadAt> Image<S> {
         let record = Record::read(&source, id, RECORDS_OFFSET, Some(Kind::Notes), &protection)?;
         let notes = record.read_payload(&source, RECORDS_OFFSET, &protection)?;
         let direct_map = direct_map(&record);
-        let resumable = match commit.state {
-            State::Committed => Ok(()),
-            State::Resumed => Err(ImageError::Resumed),
-            State::Discarded => Err(ImageError::Discarded),
-        };
+        let resumable = commit.state.resumable();
         let image = Self {
             source,
             identity,
@@ -130,6 +124,11 @@ impl<S: ReadAt> Image<S> {
     /// Whose memory it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Zeroes the key of a sealed image. What is in it cannot be read after that.
+    pub fn forget_key(&mut self) {
+        self.protection = Protection::Checksums;
     }
 
     /// Whether it is sealed.
@@ -249,9 +248,48 @@ impl<S: ReadAt> Image<S> {
             attempts,
             ..self.commit
         };
-        target.write_all_at(&commit.encode(self.identity.id), COMMIT_OFFSET)?;
-        target.sync_data()
+        commit.write(self.identity.id, target)
     }
+}
+
+/// What became of the image in `source`, by what stands in clear also if it is sealed: its header, and
+/// whether it may be resumed. Whether it is whole is not looked at.
+///
+/// # Errors
+///
+/// [`ImageError`] if there is no header.
+pub fn glance(source: &impl ReadAt) -> Result<(Header, Result<(), ImageError>), ImageError> {
+    let header = Header::read(source)?;
+    let state = match &header.stage {
+        Stage::Prepared => Err(ImageError::Prepared),
+        Stage::Failed(reason) => Err(ImageError::Failed {
+            reason: reason.clone(),
+        }),
+        Stage::Saved(saved) => match Commit::read(source, header.identity.id)? {
+            Some(commit) => commit.state.resumable(),
+            None if saved.in_order => Ok(()),
+            None => Err(ImageError::Uncommitted),
+        },
+    };
+    Ok((header, state))
+}
+
+/// Writes to `target`, which must hold a whole image, that it is given up, without its key. When this
+/// returns, that is on stable storage, and the image will never be opened again.
+///
+/// # Errors
+///
+/// [`ImageError`] if there is none, or the record could not be brought to stable storage.
+pub fn discard(source: &impl ReadAt, target: &File) -> Result<(), ImageError> {
+    let id = Header::read(source)?.identity.id;
+    let commit = Commit::read(source, id)?.ok_or(ImageError::Uncommitted)?;
+    let commit = Commit {
+        state: State::Discarded,
+        ..commit
+    };
+    commit
+        .write(id, target)
+        .map_err(ImageError::writing("the commit record"))
 }
 
 /// What the record of the notes says of the direct map.

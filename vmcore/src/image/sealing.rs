@@ -253,7 +253,9 @@ impl Key {
         key
     }
 
-    pub(super) fn bytes(&self) -> &[u8; KEY] {
+    /// The key itself, for those who look whether it was left anywhere.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; KEY] {
         &self.0
     }
 }

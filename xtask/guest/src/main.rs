@@ -16,6 +16,7 @@ mod disk;
 mod freed;
 mod identity;
 mod kernel_log;
+mod key;
 mod kinds;
 mod kjump;
 mod machine;

@@ -34,6 +34,8 @@ pub(crate) struct Parameters {
     pub(crate) codec: Option<String>,
     /// `lab.kinds`: whether there are file systems of all kinds, as 0 or 1.
     pub(crate) kinds: bool,
+    /// `lab.encrypted`: whether the image is encrypted, as 0 or 1.
+    pub(crate) encrypted: bool,
 }
 
 /// What this machine is for.
@@ -144,6 +146,7 @@ impl Parameters {
             keep_free: false,
             codec: None,
             kinds: false,
+            encrypted: false,
         };
         let ours = line
             .split_whitespace()
@@ -175,6 +178,7 @@ impl Parameters {
                 "append" => parameters.append = value.replace(',', " "),
                 "keep_free" => parameters.keep_free = switch(value).with_context(wrong)?,
                 "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
+                "encrypted" => parameters.encrypted = switch(value).with_context(wrong)?,
                 _ => bail!("unknown parameter lab.{key}"),
             }
         }

@@ -17,7 +17,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{bench, console, kinds, kjump, machine, refusals, save, stale};
+use crate::{bench, console, key, kinds, kjump, machine, refusals, save, stale};
 
 /// How much of memory C keeps full of that, in percent. With more there would be no room for the next
 /// kernel.
@@ -82,10 +82,16 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
     if parameters.keep_free {
         hibernate.push("--keep-free");
     }
+    if parameters.encrypted {
+        hibernate.extend(key::options()?);
+    }
     leave_and_come_back(parameters, || {
         console::report("processes", &machine::processes()?);
         console::report("ready", "to hibernate");
         kjump::run(&hibernate)?;
+        if parameters.encrypted {
+            return Ok(());
+        }
         refusals::ask(refusals::AFTER_RESUME)
     })
 }
@@ -167,11 +173,18 @@ fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     let bytes = (kept.len() + dropped.len()) * 8;
     drop(dropped);
     console::report("ready", &format!("spoilt {} MiB", bytes >> 20));
-    refusals::ask(refusals::BEFORE_RESUME)?;
+    // These have no key, and are told so, which is looked at below.
+    if !parameters.encrypted {
+        refusals::ask(refusals::BEFORE_RESUME)?;
+    }
     let image = disk::image_disk()?;
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
     resume.extend(more);
+    if parameters.encrypted {
+        key::refuse_others(&resume)?;
+        resume.extend(key::options()?);
+    }
     kjump::run(&resume)?;
     // It is held until now: a kernel may clear what is freed, and a page that is not restored must not
     // be right by chance.

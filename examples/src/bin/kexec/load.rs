@@ -158,7 +158,7 @@ fn plans<'a>(options: &Options, boot: &Boot<'a>) -> Result<Vec<LoadPlan<'a>>, Er
         plans.push(LoadPlan::catching(&machine, &identity, &notes, boot)?);
     }
     if options.preserve {
-        plans.push(LoadPlan::saving(&machine, &identity, boot)?);
+        plans.push(LoadPlan::saving(&machine, &identity, boot, None)?);
     }
     Ok(plans)
 }

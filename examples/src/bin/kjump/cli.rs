@@ -8,6 +8,8 @@ use kjump::memory::DumpLevel;
 use kjump::memory::image::Codec;
 use kjump::{Verify, window};
 
+use crate::key::KeyOptions;
+
 /// Put a machine's whole memory aside and bring it back.
 ///
 /// `kjump hibernate` jumps to a second kernel that writes this machine's memory to a block device and
@@ -32,6 +34,8 @@ pub(crate) enum Verb {
         /// Say instead what would happen if this image were resumed now; "ready" then means that it can be
         #[arg(long, value_name = "TARGET")]
         image: Option<PathBuf>,
+        #[command(flatten)]
+        key: KeyOptions,
     },
     /// Load the kernel that saves this machine, without jumping to it
     ///
@@ -66,6 +70,8 @@ pub(crate) enum Verb {
         /// Block device or file that holds the image, or - for standard input
         #[arg(value_name = "TARGET")]
         image: PathBuf,
+        #[command(flatten)]
+        key: KeyOptions,
     },
     /// After a boot: check an image, and leave for the kernel that restores it
     ///
@@ -126,6 +132,8 @@ pub(crate) struct Save {
     pub(crate) format: SaveFormat,
     #[command(flatten)]
     pub(crate) packing: Packing,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
     /// Save free pages too, to look at what was freed; nothing needs them to resume
     #[arg(long)]
     pub(crate) keep_free: bool,
@@ -147,6 +155,8 @@ pub(crate) struct Convert {
     pub(crate) format: SaveFormat,
     #[command(flatten)]
     pub(crate) packing: Packing,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
     /// Write free pages too, if they are there
     #[arg(long)]
     pub(crate) keep_free: bool,
@@ -208,6 +218,8 @@ pub(crate) struct LoadOptions {
     pub(crate) window: window::Request,
     #[command(flatten)]
     pub(crate) packing: Packing,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
     /// Save free pages too, to look at what was freed; nothing needs them to resume
     #[arg(long)]
     pub(crate) keep_free: bool,
@@ -224,6 +236,8 @@ pub(crate) struct Resume {
     /// Block device or file that holds the image
     #[arg(long, value_name = "TARGET")]
     pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
     /// How much of an image to check before the first byte of memory is written: index or full
     ///
     /// By default memory is checked as it is read, and nothing is jumped to unless all of it was right.
@@ -247,6 +261,8 @@ pub(crate) struct Restore {
     /// Block device or file that holds the image
     #[arg(long, value_name = "TARGET")]
     pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
     /// What to restore to: /dev/mem, /dev/oldmem, or a plain file, where nothing is jumped to after
     /// [default: /dev/oldmem if the kernel has it, else /dev/mem]
     #[arg(long, value_name = "MEMORY")]
@@ -268,6 +284,8 @@ pub(crate) struct Restore {
 pub(crate) struct Inspect {
     /// An image, or an ELF core such as /proc/vmcore
     pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
     /// Print JSON
     ///
     /// {"format", "resumable", "reason", "kernel_release", "build_id", "id", "paging", "window",

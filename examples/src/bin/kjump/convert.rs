@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use kjump::memory::elf::CoreWriteError;
-use kjump::memory::image::{Layout, Sink, Stream};
+use kjump::memory::image::{Header, Layout, Seal, Sink, Stream};
 use kjump::memory::{LeaveOut, ReadFile, SavedFile};
 use kjump::{DeviceSink, Progress};
 
@@ -18,13 +18,24 @@ use crate::save::{self, How};
 /// `kjump convert`
 pub(crate) fn run(convert: &Convert) -> Result<()> {
     let (input, output) = (&convert.input, &convert.output);
-    let file = open(input)?;
+    let is_sealed = image_header(input).is_some_and(|header| header.sealing().is_some());
+    let to_write = convert.format == SaveFormat::Kjump;
+    let read = match is_sealed {
+        true => convert.key.to_read(input)?,
+        false => None,
+    };
+    let file = open(input, read.as_ref())?;
     let packing = convert.packing;
+    let seal = match (to_write, file.machine.identity()) {
+        (true, Some(identity)) => convert.key.seal_for(identity.id)?,
+        _ => None,
+    };
     let how = How::new(
         convert.format,
         packing.codec,
         packing.threads,
         convert.keep_free,
+        seal.as_ref(),
     );
     let is_stream = output == Path::new("-");
     match how.format {
@@ -53,7 +64,7 @@ pub(crate) fn run(convert: &Convert) -> Result<()> {
 fn write_image(
     file: &SavedFile,
     sink: &impl Sink,
-    how: How,
+    how: How<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     let phases = file.stored.as_ref().map(|stored| stored.phases.clone());
@@ -118,9 +129,16 @@ fn create(path: &Path) -> Result<File> {
 }
 
 /// Opens a file that holds a machine, whatever its format.
-pub(crate) fn open(path: &Path) -> Result<SavedFile> {
+pub(crate) fn open(path: &Path, seal: Option<&Seal>) -> Result<SavedFile> {
     let source = File::open(path)
         .and_then(ReadFile::new)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    SavedFile::open(source).with_context(|| format!("cannot use {}", path.display()))
+    SavedFile::open_with(source, seal.map(|seal| &seal.key))
+        .with_context(|| format!("cannot use {}", path.display()))
+}
+
+/// The header of an image, if `path` is one.
+fn image_header(path: &Path) -> Option<Header> {
+    let source = File::open(path).and_then(ReadFile::new).ok()?;
+    Header::read(&source).ok()
 }

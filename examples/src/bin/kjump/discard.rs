@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kjump::memory::image::Image;
+use kjump::memory::image::{self, ImageError};
 use kjump::{DeviceReader, Moment};
 
 use crate::report::{plain, say};
@@ -14,9 +14,16 @@ use crate::report::{plain, say};
 pub(crate) fn run(target: &Path, yes: bool) -> Result<()> {
     let reader =
         DeviceReader::open(target).with_context(|| format!("cannot open {}", target.display()))?;
-    let (image, resumable) = Image::examine(reader)
-        .with_context(|| format!("nothing to discard in {}", target.display()))?;
-    let identity = image.identity();
+    let nothing = || format!("nothing to discard in {}", target.display());
+    // Without its key, if it has one: nothing of that is needed to give it up.
+    let (header, resumable) = image::glance(&reader).with_context(nothing)?;
+    if let Err(
+        reason @ (ImageError::Prepared | ImageError::Failed { .. } | ImageError::Uncommitted),
+    ) = resumable
+    {
+        return Err(reason).with_context(nothing);
+    }
+    let identity = &header.identity;
     say!(
         "image {} of {} {}, saved {}",
         identity.id,
@@ -35,8 +42,7 @@ pub(crate) fn run(target: &Path, yes: bool) -> Result<()> {
         .write(true)
         .open(target)
         .with_context(|| format!("cannot open {} for writing", target.display()))?;
-    image
-        .discard(&file)
+    image::discard(&reader, &file)
         .with_context(|| format!("cannot write to {}", target.display()))?;
     say!("discarded: what that machine had not saved is lost, and its file systems may be used");
     Ok(())

@@ -7,13 +7,14 @@ use anyhow::Result;
 use kjump::doctor::{Finding, examine, examine_image, is_ready};
 use serde_json::json;
 
+use crate::key::KeyOptions;
 use crate::report::plain;
 
 /// `kjump doctor`
-pub(crate) fn run(as_json: bool, image: Option<&Path>) -> Result<ExitCode> {
+pub(crate) fn run(as_json: bool, image: Option<&Path>, key: &KeyOptions) -> Result<ExitCode> {
     let (findings, verdicts) = match image {
         Some(image) => (
-            examine_image(image),
+            examine_image(image, key.to_read(image)?.as_ref()),
             [
                 "yes: this image can be resumed",
                 "no: this image cannot be resumed",

@@ -43,12 +43,14 @@ fn with_plan<T>(
             .append
             .push_str(&format!(" {}={threads}", Role::THREADS_KEY));
     }
+    let secret = options.key.to_write()?;
     let hibernation = Hibernation {
         machine: &machine,
         kernel: &files.kernel()?,
         initramfs: &files.initramfs,
         append: &files.append,
         window: options.window,
+        secret: secret.as_ref(),
     };
     then(&hibernation.prepare()?)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use kjump::memory::image::ImageId;
 use kjump::sys::{RebootCommand, reboot};
-use kjump::{CommandLine, Restoration, Sleeper, find_image, in_place, machine};
+use kjump::{CommandLine, Restoration, Sleeper, find_image, in_place, machine, take_seal};
 use nix::mount::{MsFlags, mount};
 
 use crate::cli::SaveFormat;
@@ -139,7 +139,8 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str, stopwatch: &mut Stopwatch) -> 
     let save = || {
         let codec = parameter(line, Role::CODEC_KEY)?.unwrap_or_default();
         let threads = parameter(line, Role::THREADS_KEY)?;
-        let how = How::new(SaveFormat::Kjump, codec, threads, keep_free);
+        let seal = take_seal()?;
+        let how = How::new(SaveFormat::Kjump, codec, threads, keep_free, seal.as_ref());
         match &target {
             Ok(path) => save::save(sleeper, path, how, &mut || stopwatch.after("save")),
             Err(error) => bail!("{error:#}"),

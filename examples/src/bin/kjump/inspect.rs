@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use kjump::PhysRange;
-use kjump::memory::image::{CodecKind, Header, Identity};
+use kjump::memory::image::{CodecKind, Header, Identity, Seal};
 use kjump::memory::{
     Classes, FileError, Format, Memory as _, PAGE_SIZE, PageClass, RangeMap, ReadFile, SavedFile,
     Stored,
@@ -107,7 +107,8 @@ impl Pages {
 
 /// `kjump inspect`
 pub(crate) fn run(options: &Inspect) -> Result<()> {
-    let facts = facts(&options.file)?;
+    let seal = options.key.to_read(&options.file)?;
+    let facts = facts(&options.file, seal.as_ref())?;
     if options.json {
         println!("{:#}", to_json(&facts));
     } else {
@@ -128,8 +129,8 @@ pub(crate) fn run(options: &Inspect) -> Result<()> {
 }
 
 /// What the file at `path` tells.
-fn facts(path: &Path) -> Result<Facts> {
-    let file = match convert::open(path) {
+fn facts(path: &Path, seal: Option<&Seal>) -> Result<Facts> {
+    let file = match convert::open(path, seal) {
         Ok(file) => file,
         Err(error) => return header_facts(path).ok_or(error),
     };

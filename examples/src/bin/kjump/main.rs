@@ -12,6 +12,7 @@ mod dump;
 mod hibernate;
 mod init;
 mod inspect;
+mod key;
 mod map;
 mod patience;
 mod report;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Doctor { json, image } => return doctor::run(json, image.as_deref()),
+        Verb::Doctor { json, image, key } => return doctor::run(json, image.as_deref(), &key),
         Verb::Load(load) => hibernate::load(&load, measure)?,
         Verb::Hibernate {
             load,
@@ -65,7 +66,7 @@ fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
             (false, None) => save::run(&save)?,
         },
         Verb::Convert(convert) => convert::run(&convert)?,
-        Verb::Verify { image } => verify::run(&image)?,
+        Verb::Verify { image, key } => verify::run(&image, &key)?,
         Verb::Resume(resume) => resume::run(&resume, measure)?,
         Verb::Restore(restore) => restore::run(&restore)?,
         Verb::Discard { target, yes } => discard::run(&target, yes)?,

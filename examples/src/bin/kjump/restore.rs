@@ -4,16 +4,19 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use kjump::memory::image::ImageId;
-use kjump::{Restoration, Verify, memory_device, open_memory};
+use kjump::{Restoration, Verify, memory_device, open_memory, take_seal};
 
 use crate::cli;
+use crate::key;
 use crate::patience;
 use crate::report::{self, say, size};
 use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
 pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
-    let restoration = open(&restore.image, restore.force_again)?;
+    let seal = restore.key.to_read(&restore.image)?;
+    let restoration = Restoration::open_with(&restore.image, seal.as_ref(), restore.force_again)?;
+    drop(seal);
     let target = restore.target.as_deref().unwrap_or_else(|| memory_device());
     if !restore.dry_run {
         return self::restore(restoration, target, restore.verify, None);
@@ -31,8 +34,15 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
 }
 
 /// Opens the image with this id, or one that was resumed already if that is asked for.
+///
+/// If no key was handed on, and it takes a passphrase, that is asked for.
 pub(crate) fn open_by_id(image: &Path, id: ImageId, again: bool) -> Result<Restoration> {
-    let restoration = open(image, again)?;
+    let seal = match take_seal()? {
+        Some(seal) => Some(seal),
+        None => key::ask_for(image)?,
+    };
+    let restoration = Restoration::open_with(image, seal.as_ref(), again)?;
+    drop(seal);
     let found = restoration.identity().id;
     ensure!(
         found == id,
@@ -49,15 +59,6 @@ pub(crate) fn restore_memory(
     stopwatch: Stopwatch,
 ) -> Result<()> {
     restore(restoration, memory_device(), verify, Some(stopwatch))
-}
-
-/// Opens an image, or one that was resumed already if that is asked for.
-fn open(image: &Path, again: bool) -> Result<Restoration> {
-    Ok(if again {
-        Restoration::open_again(image)?
-    } else {
-        Restoration::open(image)?
-    })
 }
 
 /// Restores an image to `target`, and jumps into it if that is memory.

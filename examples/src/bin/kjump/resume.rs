@@ -15,11 +15,8 @@ use crate::stopwatch::uptime;
 pub(crate) fn run(resume: &cli::Resume, measure: &Measure) -> Result<()> {
     let departure = departure(measure);
     let machine = machine::read()?;
-    let resumption = if resume.force_again {
-        Resumption::open_again(&machine, &resume.image)?
-    } else {
-        Resumption::open(&machine, &resume.image)?
-    };
+    let seal = resume.key.to_read(&resume.image)?;
+    let resumption = Resumption::open_with(&machine, &resume.image, seal, resume.force_again)?;
     let identity = resumption.image().identity();
     say!("image accepted: {} ({})", identity.release, identity.id);
 
@@ -54,7 +51,7 @@ pub(crate) fn run(resume: &cli::Resume, measure: &Measure) -> Result<()> {
     }
     say!("jumping to the restoring kernel");
     report::drain();
-    match resumption.leave(&plan)? {}
+    match resumption.leave(plan)? {}
 }
 
 /// The moment at which this command began, and how long the machine was on before that. The counter may

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kjump::memory::image::{Codec, Options, Stream};
+use kjump::memory::image::{Codec, Options, Seal, Stream};
 use kjump::memory::{Classes, Counts, LeaveOut, Phases, Written};
 use kjump::{Sleeper, threads_for};
 
@@ -17,25 +17,27 @@ use crate::report::{self, say};
 
 /// What is saved, and how.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct How {
+pub(crate) struct How<'a> {
     pub(crate) format: SaveFormat,
-    pub(crate) options: Options,
+    pub(crate) options: Options<'a>,
     pub(crate) leave_out: LeaveOut,
 }
 
-impl How {
+impl<'a> How<'a> {
     /// With this codec, and as many threads as are asked for, or as there are CPUs and memory for.
     pub(crate) fn new(
         format: SaveFormat,
         codec: Codec,
         threads: Option<usize>,
         keep_free: bool,
+        seal: Option<&'a Seal>,
     ) -> Self {
         Self {
             format,
             options: Options {
                 codec,
                 threads: threads.unwrap_or_else(|| threads_for(codec)),
+                seal,
             },
             leave_out: if keep_free {
                 LeaveOut::Nothing
@@ -49,8 +51,19 @@ impl How {
 /// `kjump save`
 pub(crate) fn run(save: &cli::Save) -> Result<()> {
     let packing = save.packing;
-    let how = How::new(save.format, packing.codec, packing.threads, save.keep_free);
-    self::save(&Sleeper::find()?, &save.image, how, &mut Phases::new)
+    let sleeper = Sleeper::find()?;
+    let seal = save.key.seal_for(sleeper.identity().id)?;
+    if seal.is_some() && save.format == SaveFormat::Elf {
+        bail!("only images are encrypted, and a core would not be");
+    }
+    let how = How::new(
+        save.format,
+        packing.codec,
+        packing.threads,
+        save.keep_free,
+        seal.as_ref(),
+    );
+    self::save(&sleeper, &save.image, how, &mut Phases::new)
 }
 
 /// Saves the machine to a device that it prepared, to a new file, or to standard output.
@@ -59,7 +72,7 @@ pub(crate) fn run(save: &cli::Save) -> Result<()> {
 pub(crate) fn save(
     sleeper: &Sleeper,
     image: &Path,
-    how: How,
+    how: How<'_>,
     phases: &mut dyn FnMut() -> Phases,
 ) -> Result<()> {
     if image == Path::new("-") {
