@@ -108,7 +108,7 @@ impl IdentitySpec {
             )
             .map(String::len)
             .max();
-        if longest > Some(4096) || self.build_id.len() > 4096 || volumes.len() > 4096 {
+        if longest > Some(4096) || self.build_id.len() > 4096 || volumes.len() > 1024 {
             return None;
         }
         Some(Identity {

@@ -277,6 +277,9 @@ fn an_image_whose_payloads_are_as_long_as_can_be() {
             if let Ok((image, _)) = Image::examine(file.as_slice()) {
                 let _ = image.index().map(Iterator::count);
             }
+            if let Ok(mut stream) = ImageStream::open(file.as_slice()) {
+                while let Ok(Some(_)) = stream.next_chunk() {}
+            }
         });
     }
 }

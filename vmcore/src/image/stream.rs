@@ -224,10 +224,14 @@ impl<R: Read> ImageStream<R> {
             None,
             &self.protection,
         )?;
-        // No truncation: `MAX_PAYLOAD` at most.
-        self.stored
-            .resize(Record::padded(record.payload) as usize, 0);
-        self.source.read_exact(&mut self.stored).map_err(ended)?;
+        // As it comes, so that nothing is allocated because a record claims it.
+        self.stored.clear();
+        let padded = Record::padded(record.payload);
+        let mut payload = self.source.by_ref().take(padded);
+        let len = payload.read_to_end(&mut self.stored).map_err(ended)?;
+        if (len as u64) < padded {
+            return Err(ImageError::Uncommitted);
+        }
         record.open_payload(&mut self.stored, self.at, &self.protection)?;
         self.at = record.next(self.at).ok_or(ImageError::Malformed {
             what: "a place in it",

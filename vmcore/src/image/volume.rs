@@ -50,8 +50,8 @@ pub enum VolumeState {
 }
 
 impl Volume {
-    /// The most volumes that are read: more than any machine has.
-    const MOST: u32 = 4096;
+    /// The most volumes that are read: more than a header has room for, if they have names.
+    const MOST: u32 = 1024;
 
     pub(super) fn encode_all(volumes: &[Self], to: &mut Writer) {
         let count = volumes.len().min(Self::MOST as usize);
