@@ -2,8 +2,9 @@
 //!
 //! The image is a file in the page cache. The target is a file on tmpfs that is mapped as `/dev/mem` would
 //! be, 16 MiB at a time, for both sides: the copy goes from memory to the same mappings, by as many
-//! threads. Both sides take turns; each line is `ratio NAME MEDIAN MIN MAX PAIRS`, the times of the copy over
-//! those of restoring.
+//! threads. Both sides take turns. A line `pair NAME OURS THEIRS` has the seconds of each pair, and a line
+//! `ratio NAME MEDIAN MIN MAX PAIRS` the times of the copy over those of restoring. `cargo xtask bench` reads
+//! both.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run shall stop")]
 
 use std::fs::{File, OpenOptions};
@@ -53,13 +54,15 @@ fn main() {
         copy();
         let mut ratios: Vec<f64> = (0..PAIRS)
             .map(|pair| {
-                if pair % 2 == 0 {
+                let (ours, theirs) = if pair % 2 == 0 {
                     let ours = time(restore);
-                    time(copy) / ours
+                    (ours, time(copy))
                 } else {
                     let theirs = time(copy);
-                    theirs / time(restore)
-                }
+                    (time(restore), theirs)
+                };
+                println!("pair {name} {ours:.4} {theirs:.4}");
+                theirs / ours
             })
             .collect();
         ratios.sort_by(f64::total_cmp);

@@ -2,7 +2,7 @@
 //! slept.
 //!
 //! The machine itself says [which they are](in_use). The kernel that saves it looks at them when the
-//! machine stands still ([`record`]), and whoever resumes it looks again ([`check`]).
+//! machine stands still (`record`), and whoever resumes it looks again (`check`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -6,6 +6,7 @@ mod host;
 mod place;
 mod plot;
 mod ratio;
+mod restore;
 mod round_trip;
 mod save;
 mod scaling;
@@ -113,11 +114,12 @@ struct Entry {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Work {
     Save(Rival),
+    Restore,
     Hibernation,
     Scaling,
 }
 
-const ENTRIES: [Entry; 5] = [
+const ENTRIES: [Entry; 6] = [
     Entry {
         name: "save_vs_makedumpfile_lzo",
         summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17",
@@ -127,6 +129,11 @@ const ENTRIES: [Entry; 5] = [
         name: "save_vs_makedumpfile_zlib",
         summary: "a 2 GiB core to an image with zstd, beside makedumpfile -c -d 17",
         work: Work::Save(Rival::Zlib),
+    },
+    Entry {
+        name: "restore_vs_memcpy",
+        summary: "an image to mapped memory, beside a plain copy of the same bytes",
+        work: Work::Restore,
     },
     Entry {
         name: "hibernate_vs_swsusp",
@@ -258,6 +265,10 @@ fn measure(bench: &Bench<'_>, entries: &[&'static Entry]) -> Results {
             Work::Save(rival) => {
                 say!("{}", entry.name);
                 save::compare(bench, rival).map(|comparison| results.comparisons.push(comparison))
+            }
+            Work::Restore => {
+                say!("{}", entry.name);
+                restore::compare().map(|found| results.comparisons.extend(found))
             }
             Work::Hibernation => {
                 all_contents(&bench.arguments.contents)
