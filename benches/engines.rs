@@ -14,7 +14,7 @@ use std::thread::available_parallelism;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kjump_benches::{Pages, machine, tmpfs};
 use krestore_core::{DevMem, Guard, Plan, restore_image, verify_image};
-use vmcore::image::{Codec, Image, Options, Sink};
+use vmcore::image::{Codec, Image, ImageId, Options, Seal, Secret, Sink};
 use vmcore::{IoMem, LeaveOut, Phases};
 
 const SIZE: u64 = 128 << 20;
@@ -41,17 +41,38 @@ fn threads() -> Vec<usize> {
     if cpus > 1 { vec![1, cpus] } else { vec![1] }
 }
 
+/// What an image is sealed with.
+fn seal(id: ImageId) -> Seal {
+    Seal::new(&Secret::key(vec![7; 32]).unwrap(), id).unwrap()
+}
+
+/// What an engine is called.
+fn name(codec: Codec, seal: Option<&Seal>) -> String {
+    match seal {
+        Some(_) => format!("{codec}, encrypted"),
+        None => codec.to_string(),
+    }
+}
+
 fn save(criterion: &mut Criterion) {
     let machine = machine(SIZE, Pages::Half);
     let mut group = criterion.benchmark_group("save");
     group.throughput(Throughput::Bytes(SIZE)).sample_size(10);
-    for codec in [Codec::None, Codec::Lz4, Codec::Zstd(1), Codec::Zstd(3)] {
+    let seal = seal(machine.identity().unwrap().id);
+    for (codec, seal) in [
+        (Codec::None, None),
+        (Codec::Lz4, None),
+        (Codec::Zstd(1), None),
+        (Codec::Zstd(3), None),
+        (Codec::None, Some(&seal)),
+        (Codec::Lz4, Some(&seal)),
+    ] {
         for threads in threads() {
-            let id = BenchmarkId::new(codec.to_string(), threads);
+            let id = BenchmarkId::new(name(codec, seal), threads);
             let options = Options {
                 codec,
                 threads,
-                seal: None,
+                seal,
             };
             group.bench_function(id, |bencher| {
                 bencher.iter(|| {
@@ -82,12 +103,19 @@ fn restore(criterion: &mut Criterion) {
         .unwrap();
     file.set_len(SIZE).unwrap();
     let target = DevMem::open(&memory, Guard::new(&IoMem::parse("").unwrap())).unwrap();
-    for codec in [Codec::None, Codec::Lz4, Codec::Zstd(1)] {
+    let seal = seal(machine.identity().unwrap().id);
+    for (codec, seal) in [
+        (Codec::None, None),
+        (Codec::Lz4, None),
+        (Codec::Zstd(1), None),
+        (Codec::None, Some(&seal)),
+        (Codec::Lz4, Some(&seal)),
+    ] {
         let sink = Mutex::new(Vec::new());
         let options = Options {
             codec,
             threads: 2,
-            seal: None,
+            seal,
         };
         machine
             .write_image(
@@ -98,17 +126,18 @@ fn restore(criterion: &mut Criterion) {
                 &mut |_| {},
             )
             .unwrap();
-        let image = Image::open(sink.into_inner().unwrap()).unwrap();
+        let key = seal.map(|seal| &seal.key);
+        let image = Image::open_with(sink.into_inner().unwrap(), key).unwrap();
         let plan_of = image.identity().saved_memory();
         let plan = Plan {
             machine: &plan_of,
             fill: None,
         };
-        for (name, verify) in [("restore", false), ("verify", true)] {
-            let mut group = criterion.benchmark_group(name);
+        for (verb, verify) in [("restore", false), ("verify", true)] {
+            let mut group = criterion.benchmark_group(verb);
             group.throughput(Throughput::Bytes(SIZE)).sample_size(10);
             for threads in threads() {
-                let id = BenchmarkId::new(codec.to_string(), threads);
+                let id = BenchmarkId::new(name(codec, seal), threads);
                 group.bench_function(id, |bencher| {
                     bencher.iter(|| {
                         if verify {

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use kexec_image::{CommandLine, Machine};
+use vmcore::image::Seal;
 use vmcore::{IoMem, MemoryKind, PhysRange, RangeMap};
 
 use crate::{Error, Restoration, Resumption, machine};
@@ -52,23 +53,24 @@ pub fn confinement(iomem: &IoMem, window: PhysRange) -> String {
 }
 
 /// Checks all of the image in the device at `path` that [`Resumption::open`] checks, and that the running
-/// kernel keeps to the window; then marks the image with one attempt more.
+/// kernel keeps to the window; then marks the image with one attempt more. `seal` is what it takes to read one
+/// that is sealed.
 ///
 /// # Errors
 ///
 /// As [`Resumption::open`], and [`Error::NotConfined`] if this kernel uses memory that the image is to be
 /// restored to. Then the machine has to be started normally.
-pub fn open(path: &Path) -> Result<Restoration, Error> {
+pub fn open(path: &Path, seal: Option<Seal>) -> Result<Restoration, Error> {
     let here = machine::read()?;
     let whole = Machine {
         iomem: firmware_memory(Path::new("/sys/firmware/memmap"), &here.iomem)?,
         ..here.clone()
     };
-    let resumption = Resumption::open(&whole, path)?;
+    let resumption = Resumption::open_with(&whole, path, seal.clone(), false)?;
     let identity = resumption.image().identity();
     keeps_to_window(&here.iomem, identity.window, &identity.low)?;
     resumption.mark_attempt()?;
-    Restoration::open(path)
+    Restoration::open_with(path, seal.as_ref(), false)
 }
 
 /// Checks that all memory of the running kernel is where the kernels were that saved the machine.

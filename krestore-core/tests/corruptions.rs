@@ -11,7 +11,8 @@ use krestore_core::{
 };
 use vmcore::elf::{Core, CoreHeaders, Load};
 use vmcore::image::{
-    Codec, Identity, Image, ImageId, ImageStream, Jump, Layout, Options, Paging, Platform, Stream,
+    Codec, Identity, Image, ImageId, ImageStream, Jump, Layout, Options, Paging, Platform, Seal,
+    Secret, Stream,
 };
 use vmcore::{
     IoMem, LeaveOut, MemoryKind, PAGE_SIZE, Phases, PhysAddr, PhysRange, RangeMap, Saved,
@@ -98,11 +99,11 @@ fn machine() -> Saved<Core<Vec<u8>>> {
     Saved::of_core(core, Some(identity), Some(jump))
 }
 
-fn image(codec: Codec, piped: bool) -> Vec<u8> {
+fn image(codec: Codec, piped: bool, seal: Option<&Seal>) -> Vec<u8> {
     let options = Options {
         codec,
         threads: 1,
-        seal: None,
+        seal,
     };
     let machine = machine();
     let (end, progress) = (&mut Phases::new, &mut |_| {});
@@ -191,22 +192,30 @@ fn every_damage_is_found_before_the_jump() {
         machine: &of_machine,
         fill: None,
     };
+    let secret = Secret::key(vec![7; 16]).unwrap();
+    let seal = Seal::new(&secret, machine().identity().unwrap().id).unwrap();
     let mut images = Vec::new();
     for codec in [Codec::None, Codec::Lz4, Codec::Zstd(1)] {
-        for piped in [false, true] {
-            let image = image(codec, piped);
-            let name = format!("{codec}, piped: {piped}");
-            let opened = Image::open(image.as_slice()).unwrap();
+        for (piped, seal) in [
+            (false, None),
+            (true, None),
+            (false, Some(&seal)),
+            (true, Some(&seal)),
+        ] {
+            let image = image(codec, piped, seal);
+            let key = seal.map(|seal| &seal.key);
+            let name = format!("{codec}, piped: {piped}, sealed: {}", key.is_some());
+            let opened = Image::open_with(image.as_slice(), key).unwrap();
             restore_image(&opened, plan, &mapped, 1, &mut |_| {}).unwrap();
             check_target(&file, true, &name);
-            images.push((name, piped, image));
+            images.push((name, piped, key, image));
         }
     }
 
     let mut random = Random(0x6b6a_756d);
     let mut harmless = 0;
     for number in 0..CORRUPTIONS {
-        let (name, piped, image) = &images[number % images.len()];
+        let (name, piped, key, image) = &images[number % images.len()];
         let mut damaged = image.clone();
         let Some(what) = damage(&mut damaged, &mut random) else {
             harmless += 1;
@@ -214,7 +223,7 @@ fn every_damage_is_found_before_the_jump() {
         };
         let what = format!("{name}: {what}");
         let target = targets[number / images.len() % 2];
-        let restored = Image::open(damaged.as_slice()).is_ok_and(|image| {
+        let restored = Image::open_with(damaged.as_slice(), *key).is_ok_and(|image| {
             let verified = verify_image(&image, 1, &mut |_| {}).is_ok();
             let restored = restore_image(&image, plan, target, 1, &mut |_| {}).is_ok();
             assert_eq!(verified, restored, "{what}");
@@ -227,7 +236,8 @@ fn every_damage_is_found_before_the_jump() {
             assert!(*piped && nowhere_else, "{what} was not noticed");
         }
         check_target(&file, restored, &what);
-        if let Ok(mut stream) = ImageStream::open(damaged.as_slice()) {
+        let stream = ImageStream::open_with(damaged.as_slice(), |_| Ok(key.cloned()));
+        if let Ok(mut stream) = stream {
             let restored = restore_stream(&mut stream, plan, target, &mut |_| {}).is_ok();
             check_target(&file, restored, &what);
         }

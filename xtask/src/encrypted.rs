@@ -39,7 +39,8 @@ pub(crate) fn keep_header(image: &Path, folder: &Path, number: usize) -> Result<
 /// of the one before, from which A was resumed.
 ///
 /// All of A's memory is in the image, free pages and what C and D left there too, but for what lay in the
-/// window while this image was written; what waits for the window to be free again is among it.
+/// window while this image was written. What D left may have been written over by then: A loaded a kernel
+/// for this image.
 ///
 /// # Errors
 ///

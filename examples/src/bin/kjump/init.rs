@@ -14,6 +14,7 @@ use kjump::{CommandLine, Restoration, Sleeper, find_image, in_place, machine, ta
 use nix::mount::{MsFlags, mount};
 
 use crate::cli::SaveFormat;
+use crate::key;
 use crate::report::{self, say};
 use crate::role::Role;
 use crate::save::How;
@@ -111,7 +112,8 @@ fn play() -> Result<()> {
 fn open_in_place(line: &str) -> Result<Restoration> {
     let path = image_path(line)?;
     until(|| path.exists());
-    in_place::open(&path).context("the image cannot be resumed by this kernel")
+    let seal = key::ask_for(&path)?;
+    in_place::open(&path, seal).context("the image cannot be resumed by this kernel")
 }
 
 /// The device that the command line names.
