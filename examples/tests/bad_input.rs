@@ -36,8 +36,8 @@ fn range(start: u64, end: u64) -> PhysRange {
     PhysRange::new(start, end).unwrap()
 }
 
-/// The image of a small machine with one page of memory outside the window.
-fn sample_image() -> Vec<u8> {
+/// A small machine with one page of memory outside the window.
+fn sample_identity() -> Identity {
     let (mut low, mut memory) = (RangeMap::new(), RangeMap::new());
     low.insert(range(0x1000, 0x9f000), ()).unwrap();
     memory
@@ -46,7 +46,7 @@ fn sample_image() -> Vec<u8> {
     memory
         .insert(range(0x10_0000, 0x20_0000), MemoryKind::Ram)
         .unwrap();
-    let identity = Identity {
+    Identity {
         id: ImageId([3; 16]),
         release: "6.12.0-sample".to_owned(),
         build_id: vec![0xab; 20],
@@ -58,28 +58,43 @@ fn sample_image() -> Vec<u8> {
         uptime: 90_061,
         platform: Platform::default(),
         volumes: Vec::new(),
-    };
+    }
+}
+
+/// How to get back into it.
+const JUMP: Jump = Jump {
+    back: PhysAddr::new(0x10_00f2),
+    layout: Layout::Raw,
+};
+
+/// A core of one page of memory of that machine, which tells how to get back into it.
+fn sample_core(start: u64) -> Vec<u8> {
+    let notes = [sample_identity().to_note(), JUMP.to_note()].concat();
     let mut headers = CoreHeaders::new();
+    headers.notes(4096, notes.len() as u64);
     headers.load(Load {
-        memory: range(0x10_0000, 0x10_1000),
-        offset: 4096,
+        memory: range(start, start + 4096),
+        offset: 8192,
         file_size: 4096,
         virt: 0,
     });
     let mut core = headers.encode();
     core.resize(4096, 0);
-    core.resize(8192, 0x5a);
-    let jump = Jump {
-        back: PhysAddr::new(0x10_00f2),
-        layout: Layout::Raw,
-    };
+    core.extend(notes);
+    core.resize(8192, 0);
+    core.resize(8192 + 4096, 0x5a);
+    core
+}
+
+/// The image of that machine.
+fn sample_image() -> Vec<u8> {
     let image = Mutex::new(Vec::new());
     let options = Options {
         codec: Codec::Lz4,
         threads: 1,
         seal: None,
     };
-    Saved::of_core(Core::open(core).unwrap(), Some(identity), Some(jump))
+    Saved::of_core(Core::open(sample_core(0x10_0000)).unwrap(), None, None)
         .write_image(
             &image,
             options,
@@ -186,17 +201,16 @@ fn images_that_must_not_be_restored_are_refused() {
     assert!(refusal(&[7; 100_000]).contains("no hibernation image"));
     assert!(refusal(&image[..image.len() - 5000]).contains("truncated"));
     let mut uncommitted = image.clone();
-    let commit = uncommitted.len() - 4096;
-    uncommitted[commit..].fill(0);
+    uncommitted[60 << 10..64 << 10].fill(0);
     assert!(refusal(&uncommitted).contains("interrupted"));
-    let mut damaged = image.clone();
-    damaged[100] ^= 1;
-    assert!(refusal(&damaged).contains("damaged"));
+    // The header, and the page that was saved: compressed, behind the notes.
+    for at in [100, (64 << 10) + 2 * 4096 + 4096 + 3] {
+        let mut damaged = image.clone();
+        damaged[at] ^= 1;
+        assert!(refusal(&damaged).contains("damaged"), "{at}");
+    }
     // A core that holds memory of the window.
-    let mut outside = image;
-    let paddr = (64 << 10) + 64 + 24;
-    outside[paddr..paddr + 8].copy_from_slice(&0x10_2000_u64.to_le_bytes());
-    assert!(refusal(&outside).contains("no RAM of the machine"));
+    assert!(refusal(&sample_core(0x10_2000)).contains("no RAM of the machine"));
 }
 
 #[test]
