@@ -105,6 +105,7 @@ fn json_has_all_that_is_known() {
         "uptime_seconds": 90_061,
         "pages": { "total": 5, "data": 3, "zero": 2, "free": 0 },
         "pages_reason": "the kernel's VMCOREINFO has no NUMBER(SECTION_SIZE_BITS)",
+        "stored": null,
         "ranges": [{ "start": 0x10_0000, "end": 0x10_5000 }],
     });
     assert_eq!(json, expected);

@@ -71,11 +71,16 @@ pub(crate) fn share<T: Send, W, E: Send>(
                 }
             });
         }
+        let mut told = None;
         let mut state = lock(&shared.state);
         while state.working > 0 {
             let done = state.done;
             drop(state);
-            progress(Progress { done, total });
+            // Whoever hears of progress may count on it that there is some.
+            if told != Some(done) {
+                told = Some(done);
+                progress(Progress { done, total });
+            }
             state = lock(&shared.state);
             if state.working > 0 {
                 let waited = shared.ended.wait_timeout(state, LOOK);

@@ -381,14 +381,19 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
                     ended.with(result);
                 });
             }
+            let mut told = None;
             let mut order = self.lock_order();
             while order.working > 0 {
                 let done = order.done;
                 drop(order);
-                progress(Progress {
-                    done,
-                    total: self.total,
-                });
+                // Whoever hears of progress may count on it that there is some.
+                if told != Some(done) {
+                    told = Some(done);
+                    progress(Progress {
+                        done,
+                        total: self.total,
+                    });
+                }
                 order = self.lock_order();
                 if order.working > 0 {
                     let waited = self.ended.wait_timeout(order, LOOK);
