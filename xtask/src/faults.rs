@@ -64,7 +64,7 @@ struct Span {
     share: usize,
 }
 
-const SPANS: [Span; 8] = [
+static SPANS: [Span; 8] = [
     // B boots.
     span(
         false,

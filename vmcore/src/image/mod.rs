@@ -88,8 +88,8 @@ const RECORDS_OFFSET: u64 = COMMIT_OFFSET + COMMIT_SIZE;
 /// no two pages that are free or zero are neighbours.
 ///
 /// ```
-/// // Not more than a hundredth more than the memory, if that is not small.
-/// assert!(vmcore::image::largest_size(1 << 30) < (1 << 30) / 100 * 101 + (4 << 20));
+/// // Not more than a fiftieth more than the memory, if that is not small.
+/// assert!(vmcore::image::largest_size(1 << 30) < (1 << 30) / 50 * 51 + (4 << 20));
 /// ```
 #[must_use]
 pub const fn largest_size(memory: u64) -> u64 {

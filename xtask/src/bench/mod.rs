@@ -396,7 +396,7 @@ mod tests {
             Some(chosen.iter().map(|entry| entry.name).collect::<Vec<_>>())
         };
         let all = names(&[]).unwrap();
-        assert!(all.len() == 4 && !all.contains(&"scaling"));
+        assert!(all.len() == 5 && !all.contains(&"scaling"));
         assert_eq!(names(&["scaling"]).unwrap(), ["scaling"]);
         assert!(names(&["scale"]).is_none());
     }
