@@ -41,6 +41,17 @@ pub enum Stage {
     Failed(String),
 }
 
+impl Stage {
+    /// What was saved, or why nothing was.
+    pub(super) fn saved(self) -> Result<Saved, ImageError> {
+        match self {
+            Self::Saved(saved) => Ok(saved),
+            Self::Prepared => Err(ImageError::Prepared),
+            Self::Failed(reason) => Err(ImageError::Failed { reason }),
+        }
+    }
+}
+
 /// The header of an image: whose memory it is, and how far its saving has come.
 ///
 /// [`read`](Self::read) does not need the key of a sealed image, and does not know whether it tells the truth.

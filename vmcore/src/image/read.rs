@@ -78,11 +78,7 @@ impl<S: ReadAt> Image<S> {
         let Header {
             identity, stage, ..
         } = header;
-        let saved = match stage {
-            Stage::Saved(saved) => saved,
-            Stage::Prepared => return Err(ImageError::Prepared),
-            Stage::Failed(reason) => return Err(ImageError::Failed { reason }),
-        };
+        let saved = stage.saved()?;
         let commit = match Commit::read(&source, identity.id)? {
             Some(commit) => commit,
             None if saved.in_order => Commit {
@@ -266,8 +262,8 @@ pub fn glance(source: &impl ReadAt) -> Result<(Header, Result<(), ImageError>), 
             reason: reason.clone(),
         }),
         Stage::Saved(saved) => match Commit::read(source, header.identity.id)? {
-            Some(commit) => commit.state.resumable(),
-            None if saved.in_order => Ok(()),
+            Some(commit) => saved.resumable().and(commit.state.resumable()),
+            None if saved.in_order => saved.resumable(),
             None => Err(ImageError::Uncommitted),
         },
     };

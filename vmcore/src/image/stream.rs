@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::codec::Unpacker;
-use super::commit::{Commit, State};
+use super::commit::Commit;
 use super::end::End;
 use super::protection::Protection;
 use super::read::{direct_map, unpack};
@@ -11,7 +11,7 @@ use super::record::{BLOCK, Kind, Record};
 use super::wire::Reader;
 use super::{
     COMMIT_OFFSET, COMMIT_SIZE, Chunk, Header, Identity, ImageError, Key, RECORDS_OFFSET, Saved,
-    Stage, Totals,
+    Totals,
 };
 
 /// An image that comes in order.
@@ -87,20 +87,14 @@ impl<R: Read> ImageStream<R> {
         let Header {
             identity, stage, ..
         } = header;
-        let saved = match stage {
-            Stage::Saved(saved) => saved,
-            Stage::Prepared => return Err(ImageError::Prepared),
-            Stage::Failed(reason) => return Err(ImageError::Failed { reason }),
-        };
+        let saved = stage.saved()?;
         let mut block = vec![0; COMMIT_SIZE as usize];
         source
             .read_exact(&mut block)
             .map_err(reading("the commit record of the image"))?;
-        match Commit::decode(&block, identity.id).map(|commit| commit.state) {
-            Some(State::Committed) => {}
+        match Commit::decode(&block, identity.id) {
+            Some(commit) => commit.state.resumable()?,
             None if saved.in_order => {}
-            Some(State::Resumed) => return Err(ImageError::Resumed),
-            Some(State::Discarded) => return Err(ImageError::Discarded),
             None => return Err(ImageError::Uncommitted),
         }
         let mut stream = Self {
