@@ -68,6 +68,7 @@ pub mod protocol;
 mod restoration;
 mod resumption;
 mod sleeper;
+mod spare;
 mod target;
 mod threads;
 pub mod volumes;

@@ -122,12 +122,12 @@ enum Work {
 const ENTRIES: [Entry; 6] = [
     Entry {
         name: "save_vs_makedumpfile_lzo",
-        summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17",
+        summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17, with all CPUs and (_alone) with one",
         work: Work::Save(Rival::Lzo),
     },
     Entry {
         name: "save_vs_makedumpfile_zlib",
-        summary: "a 2 GiB core to an image with zstd, beside makedumpfile -c -d 17",
+        summary: "a 2 GiB core to an image with zstd, beside makedumpfile -c -d 17, likewise",
         work: Work::Save(Rival::Zlib),
     },
     Entry {
@@ -264,7 +264,8 @@ fn measure(bench: &Bench<'_>, entries: &[&'static Entry]) -> Results {
         let result = match entry.work {
             Work::Save(rival) => {
                 say!("{}", entry.name);
-                save::compare(bench, rival).map(|comparison| results.comparisons.push(comparison))
+                save::compare(bench, rival)
+                    .map(|comparisons| results.comparisons.extend(comparisons))
             }
             Work::Restore => {
                 say!("{}", entry.name);
