@@ -114,7 +114,7 @@ pub enum Error {
 
     /// There is too little memory to load a kernel.
     #[error(
-        "loading a kernel takes {} MiB, and this machine has {} MiB to spare: end something, add swap space, or have a smaller window (--window 64M)",
+        "loading a kernel takes {} MiB, and this machine has {} MiB to spare: end something, add swap space, or have a smaller window (--window)",
         needed.div_ceil(1 << 20),
         available >> 20
     )]

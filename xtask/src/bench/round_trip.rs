@@ -29,7 +29,7 @@ const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 const ROOMY: u32 = 512;
 
 /// The window of those.
-pub(crate) const SMALL_WINDOW: &str = "48M";
+pub(crate) const SMALL_WINDOW: &str = "40M";
 
 /// How a machine is hibernated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -346,7 +346,7 @@ mod tests {
             memory: 256,
             ..GUEST
         };
-        assert!(command_line(&small, &codec, "role", 1).contains("lab.window=48M"));
+        assert!(command_line(&small, &codec, "role", 1).contains("lab.window=40M"));
     }
 
     #[test]
