@@ -1,9 +1,9 @@
 //! `hibernate_vs_swsusp` and `resume_vs_swsusp`: whole hibernations in virtual machines, by kjump and by the
-//! kernel.
+//! kernel. What those comparisons have in common that are made of such runs is here too.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use serde_json::{Map, Value, json};
@@ -51,7 +51,7 @@ impl Contents {
     }
 
     /// The name of a comparison with these contents: that of `mixed` has no addition.
-    fn name(self, base: &str) -> String {
+    pub(super) fn name(self, base: &str) -> String {
         match self {
             Self::Mixed => base.to_owned(),
             Self::Random => format!("{base}_random"),
@@ -62,13 +62,16 @@ impl Contents {
 
 /// What was found in one run.
 #[derive(Clone, Copy, Debug)]
-struct Trip {
-    hibernate: Duration,
-    resume: Duration,
+pub(super) struct Trip {
+    pub(super) hibernate: Duration,
+    pub(super) resume: Duration,
+    /// What saving took of the one, and restoring of the other, as kjump tells.
+    pub(super) save: Option<Duration>,
+    pub(super) restore: Option<Duration>,
     /// What the image takes, in bytes.
-    written: u64,
+    pub(super) written: u64,
     /// What was still swapped out after it, in MiB.
-    swapped: u64,
+    pub(super) swapped: u64,
 }
 
 /// Runs of each way, in the order in which they were made.
@@ -121,7 +124,7 @@ pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparis
 }
 
 /// What both have in common.
-fn terms(guest: &Guest, place: &Place) -> String {
+pub(super) fn terms(guest: &Guest, place: &Place) -> String {
     format!(
         "both with Linux 6.12 in QEMU (TCG), {} MiB of memory, {} CPUs that run {}, one virtio disk of {} MiB in a \
          file on {}; A's content was compared by checksum each time",
@@ -138,41 +141,15 @@ fn terms(guest: &Guest, place: &Place) -> String {
 }
 
 impl Runs {
-    /// Runs each way once; in every other pair the other way round.
+    /// Runs each way once.
     fn add_pair(&mut self, bed: &Bed<'_>, guest: Guest, ours: &Way, number: u32) -> Result<()> {
         let theirs = Compressor::ALL.map(Way::Swsusp);
-        let mut ways = [ours, &theirs[0], &theirs[1]];
-        if number % 2 == 1 {
-            ways.reverse();
-        }
-        for _ in 0..=REPEATS {
-            let trips: Result<Vec<Trip>> = ways.iter().map(|way| trip(bed, guest, way)).collect();
-            match trips {
-                Ok(mut trips) => {
-                    if number % 2 == 1 {
-                        trips.reverse();
-                    }
-                    let [ours, lz4, lzo] = trips[..] else {
-                        bail!("a pair is of three runs");
-                    };
-                    self.ours.push(ours);
-                    self.theirs[0].push(lz4);
-                    self.theirs[1].push(lzo);
-                    return Ok(());
-                }
-                Err(error) if is_emulators_fault(&error) => {
-                    let text = format!("{error:#}");
-                    let why = text.lines().next().unwrap_or_default().to_owned();
-                    say!("  QEMU failed, once more: {why}");
-                    self.repeats.push(why);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        bail!(
-            "QEMU failed {} times in one pair; --single runs its CPUs in turns",
-            REPEATS + 1
-        )
+        let ways = [ours, &theirs[0], &theirs[1]];
+        let [ours, lz4, lzo] = in_turns(bed, guest, ways, number, &mut self.repeats)?;
+        self.ours.push(ours);
+        self.theirs[0].push(lz4);
+        self.theirs[1].push(lzo);
+        Ok(())
     }
 
     fn comparison(
@@ -251,6 +228,49 @@ impl Runs {
     }
 }
 
+/// Runs each of `ways` once; those of every other `number` the other way round. All of it is repeated if
+/// QEMU fails, and why is added to `repeats`.
+///
+/// # Errors
+///
+/// If anything else fails, or QEMU does too often.
+pub(super) fn in_turns<const N: usize>(
+    bed: &Bed<'_>,
+    guest: Guest,
+    ways: [&Way; N],
+    number: u32,
+    repeats: &mut Vec<String>,
+) -> Result<[Trip; N]> {
+    let mut order: Vec<usize> = (0..N).collect();
+    if number % 2 == 1 {
+        order.reverse();
+    }
+    for _ in 0..=REPEATS {
+        let trips: Result<Vec<(usize, Trip)>> = order
+            .iter()
+            .map(|&at| Ok((at, trip(bed, guest, ways[at])?)))
+            .collect();
+        match trips {
+            Ok(mut trips) => {
+                trips.sort_by_key(|(at, _)| *at);
+                let trips: Vec<Trip> = trips.into_iter().map(|(_, trip)| trip).collect();
+                return trips.try_into().map_err(|_| anyhow!("each way runs once"));
+            }
+            Err(error) if is_emulators_fault(&error) => {
+                let text = format!("{error:#}");
+                let why = text.lines().next().unwrap_or_default().to_owned();
+                say!("  QEMU failed, once more: {why}");
+                repeats.push(why);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    bail!(
+        "QEMU failed {} times in one pair; --single runs its CPUs in turns",
+        REPEATS + 1
+    )
+}
+
 fn trip(bed: &Bed<'_>, guest: Guest, way: &Way) -> Result<Trip> {
     let run = || -> Result<Trip> {
         let hibernated = bed.hibernate(guest, way)?;
@@ -258,13 +278,15 @@ fn trip(bed: &Bed<'_>, guest: Guest, way: &Way) -> Result<Trip> {
         Ok(Trip {
             hibernate: hibernated.took,
             resume: resumed.took,
+            save: hibernated.save,
+            restore: resumed.restore,
             written: hibernated.written,
             swapped: resumed.swapped,
         })
     };
     let trip = run().with_context(|| format!("{way}"))?;
     say!(
-        "  {:12} hibernated in {:.2} s ({} MiB), resumed in {:.2} s",
+        "  {:13} hibernated in {:.2} s ({} MiB), resumed in {:.2} s",
         way.to_string(),
         trip.hibernate.as_secs_f64(),
         trip.written >> 20,
@@ -281,6 +303,8 @@ mod tests {
         Trip {
             hibernate: Duration::from_secs(hibernate),
             resume: Duration::from_secs(resume),
+            save: None,
+            restore: None,
             written: 7 << 20,
             swapped: 0,
         }

@@ -36,7 +36,9 @@ pub(crate) const SMALL_WINDOW: &str = "40M";
 pub(crate) enum Way {
     /// By kjump, with the codec that is named, or its own choice.
     Kjump(Option<String>),
-    /// The same with free pages, for a core that has all memory.
+    /// The same with an encrypted image.
+    KjumpSealed(Option<String>),
+    /// The same as the first with free pages, for a core that has all memory.
     KjumpWhole,
     /// By the kernel.
     Swsusp(Compressor),
@@ -47,6 +49,8 @@ impl fmt::Display for Way {
         match self {
             Self::Kjump(None) => f.write_str("kjump"),
             Self::Kjump(Some(codec)) => write!(f, "kjump-{codec}"),
+            Self::KjumpSealed(None) => f.write_str("kjump-sealed"),
+            Self::KjumpSealed(Some(codec)) => write!(f, "kjump-sealed-{codec}"),
             Self::KjumpWhole => f.write_str("kjump-whole"),
             Self::Swsusp(compressor) => write!(f, "swsusp-{}", compressor.name()),
         }
@@ -95,6 +99,8 @@ pub(crate) struct Hibernated<'a> {
     way: Way,
     /// From the command until the machine was off.
     pub(crate) took: Duration,
+    /// What saving took of that, as kjump tells.
+    pub(crate) save: Option<Duration>,
     /// What its image takes on the disk, in bytes.
     pub(crate) written: u64,
     /// Its disk.
@@ -108,6 +114,8 @@ pub(crate) struct Hibernated<'a> {
 pub(crate) struct Resumed {
     /// From power on until A's process ran again.
     pub(crate) took: Duration,
+    /// What restoring took of that, as kjump tells.
+    pub(crate) restore: Option<Duration>,
     /// What was still in the swap area then, in MiB: the kernel writes it there when its image would be too
     /// large.
     pub(crate) swapped: u64,
@@ -123,7 +131,7 @@ impl Bed<'_> {
         let (disk, initramfs) = (self.place.path("disk"), self.place.path("initramfs"));
         let kernel = self.lab.kernel(Kernel::V6_12);
         let role = match way {
-            Way::Kjump(_) | Way::KjumpWhole => {
+            Way::Kjump(_) | Way::KjumpSealed(_) | Way::KjumpWhole => {
                 disk::create(&disk, guest.disk())?;
                 build::initramfs(&initramfs, self.binaries, kernel, false)?;
                 "bench-kjump"
@@ -139,6 +147,7 @@ impl Bed<'_> {
             guest,
             way: way.clone(),
             took: Duration::ZERO,
+            save: None,
             written: 0,
             disk,
             initramfs,
@@ -149,6 +158,7 @@ impl Bed<'_> {
             moment(&said, "ready").context("A did not say that it was ready to hibernate")?;
         hibernated.took = off.saturating_sub(ready);
         hibernated.written = allocated(&hibernated.disk)?;
+        hibernated.save = phase(&said, "save");
         hibernated.said = said;
         Ok(hibernated)
     }
@@ -162,7 +172,7 @@ impl Hibernated<'_> {
     /// If A does not go on, or is not as it was; with the end of the console.
     pub(crate) fn resume(&self) -> Result<Resumed> {
         let role = match self.way {
-            Way::Kjump(_) | Way::KjumpWhole => "bench-kjump-resume",
+            Way::Kjump(_) | Way::KjumpSealed(_) | Way::KjumpWhole => "bench-kjump-resume",
             Way::Swsusp(_) => "bench-swsusp-resume",
         };
         let (said, _) = self.boot(role, 2)?;
@@ -183,6 +193,7 @@ impl Hibernated<'_> {
             value(&said, "swapped").and_then(|value| value.strip_suffix(" MiB")?.parse().ok());
         Ok(Resumed {
             took: back,
+            restore: phase(&said, "restore"),
             swapped: swapped.context("A did not say how much was swapped out")?,
         })
     }
@@ -252,9 +263,12 @@ fn command_line(guest: &Guest, way: &Way, role: &str, number: u32) -> String {
     if guest.memory < ROOMY {
         words.push(format!("lab.window={SMALL_WINDOW}"));
     }
+    if let Way::Kjump(Some(codec)) | Way::KjumpSealed(Some(codec)) = way {
+        words.push(format!("lab.codec={codec}"));
+    }
     match way {
-        Way::Kjump(None) => {}
-        Way::Kjump(Some(codec)) => words.push(format!("lab.codec={codec}")),
+        Way::Kjump(_) => {}
+        Way::KjumpSealed(_) => words.push("lab.encrypted=1".to_owned()),
         Way::KjumpWhole => words.push("lab.keep_free=1".to_owned()),
         Way::Swsusp(compressor) => {
             words.push(format!("hibernate.compressor={}", compressor.name()));
@@ -284,6 +298,20 @@ fn moment(said: &[Line], key: &str) -> Option<Duration> {
 /// What the guest first reported of `key`.
 fn value<'a>(said: &'a [Line], key: &str) -> Option<&'a str> {
     said.iter().find_map(|line| console::value(&line.text, key))
+}
+
+/// How long the phase `name` took, as kjump tells at the end of a boot.
+fn phase(said: &[Line], name: &str) -> Option<Duration> {
+    let phases = said
+        .iter()
+        .find_map(|line| Some(line.text.split_once("kjump: phases: ")?.1))?;
+    let seconds = phases.split(", ").find_map(|phase| {
+        phase
+            .strip_prefix(name)?
+            .strip_prefix(' ')?
+            .strip_suffix(" s")
+    })?;
+    Duration::try_from_secs_f64(seconds.parse().ok()?).ok()
 }
 
 /// What the sparse file at `path` takes, in bytes.
@@ -332,6 +360,21 @@ mod tests {
     }
 
     #[test]
+    fn phases_are_read_by_name() {
+        let said = said(&[
+            (1, "kjump: saving"),
+            (
+                9,
+                "kjump: phases: load and jump 1.013 s, boot 0.812 s, save 0.662 s, together 2.487 s",
+            ),
+        ]);
+        let millis = |name| phase(&said, name).map(|time| time.as_millis());
+        assert_eq!(millis("save"), Some(662));
+        assert_eq!(millis("boot"), Some(812));
+        assert_eq!(millis("restore"), None);
+    }
+
+    #[test]
     fn only_the_second_boot_of_swsusp_resumes() {
         let way = Way::Swsusp(Compressor::Lzo);
         let words = |number| command_line(&GUEST, &way, "role", number);
@@ -341,7 +384,12 @@ mod tests {
         let words = command_line(&GUEST, &codec, "role", 1);
         assert!(words.contains("lab.codec=zstd:3") && !words.contains("hibernate."));
         assert!(words.contains("lab.fill=40 lab.compressible=50"));
-        assert!(!words.contains("lab.window"));
+        assert!(!words.contains("lab.window") && !words.contains("lab.encrypted"));
+        let sealed = Way::KjumpSealed(Some("none".to_owned()));
+        for number in [1, 2] {
+            let words = command_line(&GUEST, &sealed, "role", number);
+            assert!(words.contains("lab.codec=none") && words.contains("lab.encrypted=1"));
+        }
         let small = Guest {
             memory: 256,
             ..GUEST
