@@ -121,7 +121,7 @@ enum Work {
     Scaling,
 }
 
-const ENTRIES: [Entry; 8] = [
+const ENTRIES: [Entry; 9] = [
     Entry {
         name: "save_vs_makedumpfile_lzo",
         summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17, with all CPUs and (_alone) with one",
@@ -145,6 +145,11 @@ const ENTRIES: [Entry; 8] = [
     Entry {
         name: "resume_vs_swsusp",
         summary: "from power on until A's process runs, beside the kernel's own hibernation",
+        work: Work::Hibernation,
+    },
+    Entry {
+        name: "resume_in_place_vs_swsusp",
+        summary: "the same without a first kernel: a boot loader starts the restoring one in the window",
         work: Work::Hibernation,
     },
     Entry {
