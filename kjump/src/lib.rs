@@ -51,6 +51,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod block_device;
 mod calibration;
 mod clock;
 mod crashed;
@@ -63,6 +64,7 @@ mod hibernation;
 pub mod in_place;
 mod jump;
 pub mod machine;
+pub mod modules;
 mod moment;
 mod proc_vmcore;
 pub mod protocol;
@@ -74,6 +76,7 @@ mod target;
 mod threads;
 pub mod volumes;
 
+pub use block_device::BlockDevice;
 pub use calibration::Calibration;
 pub use clock::{Departure, Measure, NoDeparture};
 pub use crashed::Crashed;

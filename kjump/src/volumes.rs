@@ -405,7 +405,7 @@ fn device_of(name: &str) -> String {
 }
 
 /// The names in a folder, in order; none if it is not there.
-fn names_in(folder: &Path) -> Vec<String> {
+pub(crate) fn names_in(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
         .into_iter()
         .flatten()
