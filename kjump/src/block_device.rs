@@ -137,8 +137,8 @@ impl BlockDevice {
         }
     }
 
-    /// `module`, which `device` needs. The kernel tells the state of those only that it did not have from the
-    /// beginning (`Documentation/ABI/testing/sysfs-module`).
+    /// `module`, which `device` needs. The kernel tells the state of those only that are not built in
+    /// (`Documentation/ABI/testing/sysfs-module`).
     fn need(&self, module: String, device: &str) -> Need {
         let state = self.root.join("sys/module").join(&module).join("initstate");
         Need {

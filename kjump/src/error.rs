@@ -349,7 +349,7 @@ pub enum Error {
     },
     /// A kernel lacks a module that it needs.
     #[error(
-        "the module {module}, which {what_for} needs, is not in {}{}: install the modules of that kernel and run depmod, or give it an initramfs that finds its devices (--initrd)",
+        "the module {module} (for {what_for}) is not in {}{}: install the modules of that kernel and run depmod, or give it an initramfs that finds its devices (--initrd)",
         folder.display(),
         if *listed { "" } else { ", which has no list of modules (modules.dep)" }
     )]

@@ -19,7 +19,7 @@ use crate::Error;
 pub struct Need {
     /// Its name, with underscores where the name of its file may have hyphens.
     pub module: String,
-    /// What needs it, such as the name of a device.
+    /// What it is for, such as the name of a device.
     pub what_for: String,
     /// Whether the running kernel has it built in, or does not know it.
     pub built_in: bool,
@@ -35,6 +35,14 @@ impl Need {
             built_in: false,
         }
     }
+}
+
+/// Whether the running kernel has the module `name` built in, as far as it tells. It tells the state of those
+/// only that are not (`Documentation/ABI/testing/sysfs-module`).
+#[must_use]
+pub fn is_built_in(name: &str) -> bool {
+    let folder = Path::new("/sys/module").join(normal(name));
+    folder.exists() && !folder.join("initstate").exists()
 }
 
 /// A module with a file, as its kernel is to load it.

@@ -247,6 +247,11 @@ fn look(path: &Path) -> io::Result<(FileSystem, u64)> {
     Ok((filesystem::recognise(&device)?, device.size()))
 }
 
+/// Where the contents of `volume` are now, if one device has them.
+pub(crate) fn whereabouts(volume: &Volume) -> Option<PathBuf> {
+    find_now(volume).ok()
+}
+
 /// Finds the device that has the contents of `volume`, whatever its name is now. It may appear until
 /// `limit`.
 fn find(volume: &Volume, limit: Instant) -> io::Result<PathBuf> {

@@ -19,7 +19,7 @@ use crate::rfc::Stage;
 use crate::scenario::Scenario;
 use crate::settings::Settings;
 use crate::transcript::{Step, Transcript};
-use crate::{control, disk, runs_folder};
+use crate::{control, depmod, disk, runs_folder};
 
 /// Size of the disk that A's file system is on, in MiB.
 const DATA_DISK: u64 = 64;
@@ -183,6 +183,9 @@ impl Runner<'_> {
             self.lab.kernel(settings.kernel),
             settings.kinds,
         )?;
+        if settings.module.is_some() {
+            depmod::install(&initramfs, self.lab.kernel(settings.kernel))?;
+        }
         let data = path("data");
         disk::create_ext4(&data, DATA_DISK)?;
         let image = path("image");
@@ -239,6 +242,9 @@ impl Runner<'_> {
         }
         if let Some(window) = &settings.window {
             words.push(format!("lab.window={window}"));
+        }
+        if let Some(module) = &settings.module {
+            words.push(format!("lab.module={module}"));
         }
         if let Some(thing) = run.scenario.course.spoil() {
             words.push(format!("lab.spoil={thing}"));

@@ -193,14 +193,18 @@ pub(crate) fn all() -> Vec<Scenario> {
         }),
         scenario(
             "loop-smp",
-            "the loop with 4 CPUs in all four kernels",
+            "the loop with 4 CPUs in all four kernels, and a module for B and D, which they need others for",
             Course::Loop,
         )
         .on(Settings {
             cpus: 4,
+            module: Some("xfs".to_owned()),
             ..standard()
         })
-        .judged_by(has_4_cpus),
+        .judged_by(|boots| {
+            has_4_cpus(boots)?;
+            loads_modules(boots)
+        }),
         scenario(
             "loop-freed",
             "the loop with much memory that was used and freed: it need not be saved",
@@ -519,6 +523,22 @@ fn has_4_cpus(boots: &[Transcript]) -> Result<()> {
     Ok(())
 }
 
+/// B, and then D, have loaded XFS behind what it depends on, before they looked for their devices.
+fn loads_modules(boots: &[Transcript]) -> Result<()> {
+    let next = ["kjump: saving", "kjump: restoring"];
+    for (number, (boot, next)) in boots.iter().zip(next).enumerate() {
+        let xfs = "kjump: loaded module xfs";
+        for (before, after) in [("kjump: loaded module exportfs", xfs), (xfs, next)] {
+            ensure!(
+                boot.shows_in_order(before, after),
+                "boot {} did not say {before:?}, and then {after:?}",
+                number + 1
+            );
+        }
+    }
+    Ok(())
+}
+
 /// B refused, and it was B that did.
 fn came_back_unsaved(boots: &[Transcript]) -> Result<()> {
     shows(boots, 0, "nor any other block device holds the image")?;
@@ -586,6 +606,20 @@ mod tests {
         assert!(has_4_cpus(&[four, two]).is_err());
         let four = || Transcript::of(&["hello", "kjump: 4 CPUs"]);
         assert!(has_4_cpus(&[four(), four()]).is_ok());
+    }
+
+    #[test]
+    fn modules_have_to_be_loaded_in_their_order() {
+        let (xfs, other) = ("kjump: loaded module xfs", "kjump: loaded module exportfs");
+        let (b, d) = ("kjump: saving to /dev/vdb", "kjump: restoring");
+        let judged = |boots: &[&[&str]]| {
+            let boots: Vec<_> = boots.iter().map(|lines| Transcript::of(lines)).collect();
+            loads_modules(&boots).is_ok()
+        };
+        assert!(judged(&[&[other, xfs, b], &[other, xfs, d]]));
+        assert!(!judged(&[&[xfs, other, b], &[other, xfs, d]]));
+        assert!(!judged(&[&[other, xfs, b], &[other, d, xfs]]));
+        assert!(!judged(&[&[other, xfs, b], &[d]]));
     }
 
     #[test]

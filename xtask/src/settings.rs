@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) kinds: bool,
     /// Whether the image is encrypted.
     pub(crate) encrypted: bool,
+    /// A module that B and D are to load, with what it depends on.
+    pub(crate) module: Option<String>,
 }
 
 /// What most scenarios run on.
@@ -64,6 +66,7 @@ impl Default for Settings {
             keep_free: false,
             kinds: false,
             encrypted: false,
+            module: None,
         }
     }
 }
@@ -116,6 +119,9 @@ pub(crate) struct Overrides {
     /// Encrypt the image
     #[arg(long)]
     encrypted: bool,
+    /// A kernel module that B and D are to load: xfs, btrfs or vfat
+    #[arg(long, value_name = "NAME")]
+    module: Option<String>,
 }
 
 impl Overrides {
@@ -138,6 +144,7 @@ impl Overrides {
             keep_free: self.keep_free || settings.keep_free,
             kinds: settings.kinds,
             encrypted: self.encrypted || settings.encrypted,
+            module: self.module.or(settings.module),
         }
     }
 }
@@ -175,7 +182,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_changed() {
         let line = "vm --kernel 6.1 --memory 4096 --cpus 4 --cpu qemu64 --parallel --kaslr off --uefi --fill 62 \
-                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --encrypted";
+                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --encrypted --module xfs";
         assert_eq!(
             settings(line),
             Some(Settings {
@@ -195,6 +202,7 @@ mod tests {
                 keep_free: true,
                 kinds: false,
                 encrypted: true,
+                module: Some("xfs".to_owned()),
             })
         );
     }

@@ -113,7 +113,7 @@ fn a_module_that_is_missing_is_told_with_what_needs_it() {
         let error = select(root.path(), &["xfs", name]).unwrap_err().to_string();
         let missing = if name == "alone" { "gone" } else { name };
         assert!(
-            error.contains(&format!("module {missing}, which sda needs")),
+            error.contains(&format!("module {missing} (for sda) is not in")),
             "{error}"
         );
         assert!(error.contains("--initrd"), "{error}");

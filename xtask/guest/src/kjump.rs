@@ -67,6 +67,9 @@ pub(crate) fn kernel_options(parameters: &Parameters) -> Vec<&str> {
     if !parameters.append.is_empty() {
         options.extend(["--append", &parameters.append]);
     }
+    if let Some(module) = &parameters.module {
+        options.extend(["--module", module]);
+    }
     options
 }
 

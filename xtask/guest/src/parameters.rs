@@ -34,6 +34,8 @@ pub(crate) struct Parameters {
     pub(crate) codec: Option<String>,
     /// `lab.kinds`: whether there are file systems of all kinds, as 0 or 1.
     pub(crate) kinds: bool,
+    /// `lab.module`: a module that the other kernels are to load, if any.
+    pub(crate) module: Option<String>,
     /// `lab.encrypted`: whether the image is encrypted, as 0 or 1.
     pub(crate) encrypted: bool,
 }
@@ -149,6 +151,7 @@ impl Parameters {
             keep_free: false,
             codec: None,
             kinds: false,
+            module: None,
             encrypted: false,
         };
         let ours = line
@@ -181,6 +184,7 @@ impl Parameters {
                 "append" => parameters.append = value.replace(',', " "),
                 "keep_free" => parameters.keep_free = switch(value).with_context(wrong)?,
                 "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
+                "module" => parameters.module = Some(value.to_owned()),
                 "encrypted" => parameters.encrypted = switch(value).with_context(wrong)?,
                 _ => bail!("unknown parameter lab.{key}"),
             }

@@ -9,6 +9,7 @@ use kjump::{
 };
 
 use crate::cli::{Load, LoadOptions};
+use crate::modules;
 use crate::report::{self, say, size};
 use crate::role::{self, Role};
 
@@ -26,7 +27,8 @@ fn with_plan<T>(
     } else {
         Role::Back
     };
-    let mut files = role::files(&options.kernel, &machine.release, role, image)?;
+    let devices = || modules::in_use(&machine.volumes, image);
+    let mut files = role::files(&options.kernel, &machine.release, role, image, devices)?;
     let departure = measure.departure(None);
     files
         .append
