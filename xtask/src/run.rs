@@ -183,7 +183,7 @@ impl Runner<'_> {
             self.lab.kernel(settings.kernel),
             settings.kinds,
         )?;
-        if settings.module.is_some() {
+        if settings.modules.is_some() {
             depmod::install(&initramfs, self.lab.kernel(settings.kernel))?;
         }
         let data = path("data");
@@ -243,8 +243,8 @@ impl Runner<'_> {
         if let Some(window) = &settings.window {
             words.push(format!("lab.window={window}"));
         }
-        if let Some(module) = &settings.module {
-            words.push(format!("lab.module={module}"));
+        if let Some(modules) = &settings.modules {
+            words.push(format!("lab.modules={modules}"));
         }
         if let Some(thing) = run.scenario.course.spoil() {
             words.push(format!("lab.spoil={thing}"));

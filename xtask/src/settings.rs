@@ -40,8 +40,8 @@ pub(crate) struct Settings {
     pub(crate) kinds: bool,
     /// Whether the image is encrypted.
     pub(crate) encrypted: bool,
-    /// A module that B and D are to load, with what it depends on.
-    pub(crate) module: Option<String>,
+    /// Modules that B and D are to load, with what they depend on; with commas between them.
+    pub(crate) modules: Option<String>,
 }
 
 /// What most scenarios run on.
@@ -66,7 +66,7 @@ impl Default for Settings {
             keep_free: false,
             kinds: false,
             encrypted: false,
-            module: None,
+            modules: None,
         }
     }
 }
@@ -119,9 +119,9 @@ pub(crate) struct Overrides {
     /// Encrypt the image
     #[arg(long)]
     encrypted: bool,
-    /// A kernel module that B and D are to load: xfs, btrfs or vfat
-    #[arg(long, value_name = "NAME")]
-    module: Option<String>,
+    /// Kernel modules that B and D are to load, such as xfs,btrfs
+    #[arg(long, value_name = "NAME,...")]
+    modules: Option<String>,
 }
 
 impl Overrides {
@@ -144,7 +144,7 @@ impl Overrides {
             keep_free: self.keep_free || settings.keep_free,
             kinds: settings.kinds,
             encrypted: self.encrypted || settings.encrypted,
-            module: self.module.or(settings.module),
+            modules: self.modules.or(settings.modules),
         }
     }
 }
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_changed() {
         let line = "vm --kernel 6.1 --memory 4096 --cpus 4 --cpu qemu64 --parallel --kaslr off --uefi --fill 62 \
-                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --encrypted --module xfs";
+                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --encrypted --modules xfs,vfat";
         assert_eq!(
             settings(line),
             Some(Settings {
@@ -202,7 +202,7 @@ mod tests {
                 keep_free: true,
                 kinds: false,
                 encrypted: true,
-                module: Some("xfs".to_owned()),
+                modules: Some("xfs,vfat".to_owned()),
             })
         );
     }

@@ -67,7 +67,7 @@ pub(crate) fn kernel_options(parameters: &Parameters) -> Vec<&str> {
     if !parameters.append.is_empty() {
         options.extend(["--append", &parameters.append]);
     }
-    if let Some(module) = &parameters.module {
+    for module in &parameters.modules {
         options.extend(["--module", module]);
     }
     options

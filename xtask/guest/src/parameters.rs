@@ -34,8 +34,8 @@ pub(crate) struct Parameters {
     pub(crate) codec: Option<String>,
     /// `lab.kinds`: whether there are file systems of all kinds, as 0 or 1.
     pub(crate) kinds: bool,
-    /// `lab.module`: a module that the other kernels are to load, if any.
-    pub(crate) module: Option<String>,
+    /// `lab.modules`: modules that the other kernels are to load, with commas between them.
+    pub(crate) modules: Vec<String>,
     /// `lab.encrypted`: whether the image is encrypted, as 0 or 1.
     pub(crate) encrypted: bool,
 }
@@ -151,7 +151,7 @@ impl Parameters {
             keep_free: false,
             codec: None,
             kinds: false,
-            module: None,
+            modules: Vec::new(),
             encrypted: false,
         };
         let ours = line
@@ -184,7 +184,7 @@ impl Parameters {
                 "append" => parameters.append = value.replace(',', " "),
                 "keep_free" => parameters.keep_free = switch(value).with_context(wrong)?,
                 "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
-                "module" => parameters.module = Some(value.to_owned()),
+                "modules" => parameters.modules = value.split(',').map(str::to_owned).collect(),
                 "encrypted" => parameters.encrypted = switch(value).with_context(wrong)?,
                 _ => bail!("unknown parameter lab.{key}"),
             }
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn parameters_are_found_among_those_of_others() {
         let line = "console=ttyS0 lab.role=hibernate nokaslr lab.fill=62 lab.churn=28 lab.seed=7 lab.loops=2 \
-                    lab.compressible=50 lab.codec=zstd:3 lab.window=64M@0x1000000 lab.keep_free=1 lab.append=console=ttyS0,panic=-1\n";
+                    lab.compressible=50 lab.codec=zstd:3 lab.window=64M@0x1000000 lab.keep_free=1 lab.modules=xfs,b lab.append=console=ttyS0,panic=-1\n";
         let parameters = Parameters::parse(line).unwrap();
         assert_eq!(parameters.role, Role::Hibernate);
         assert_eq!(parameters.fill, 62);
@@ -231,6 +231,7 @@ mod tests {
         assert_eq!(parameters.loops, 2);
         assert_eq!(parameters.window.as_deref(), Some("64M@0x1000000"));
         assert!(parameters.keep_free);
+        assert_eq!(parameters.modules, ["xfs", "b"]);
         assert_eq!(parameters.append, "console=ttyS0 panic=-1");
     }
 

@@ -79,7 +79,9 @@ fn play() -> Result<()> {
         thread::available_parallelism().map_or(1, usize::from)
     );
     patience::begin(&line);
-    modules::load_apart();
+    if modules::load_apart() {
+        stopwatch.lap("modules");
+    }
     let role = Role::from_command_line(&line)
         .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
     match role {

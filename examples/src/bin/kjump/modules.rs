@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
 use crate::cli::Initramfs;
-use crate::report::{self, say};
+use crate::report::{self, say, size};
 
 /// Where the initramfs has them. Their names begin with numbers, in the order in which they are to be loaded.
 const FOLDER: &str = "/modules";
@@ -100,20 +100,33 @@ fn release_of(path: &Path) -> Result<String> {
     release.ok_or_else(|| anyhow!("{} does not tell its release", path.display()))
 }
 
+/// How many bytes of modules are more than one expects, since they have to lie in the window.
+const MANY: u64 = 16 << 20;
+
 /// Adds `modules` to an initramfs, unpacked.
 pub(crate) fn add(archive: &mut Archive, modules: &[Module]) -> Result<()> {
+    let mut total = 0;
     for (number, module) in modules.iter().enumerate() {
         let path = format!("{FOLDER}/{number:04}-{}.ko", module.name);
-        archive.file(&path, 0o600, &module.read()?)?;
+        let content = module.read()?;
+        total += content.len() as u64;
+        archive.file(&path, 0o600, &content)?;
+    }
+    if total > MANY {
+        say!(
+            "the modules in the initramfs take {}, as they do with what is there for debuggers: install them \
+             without (make modules_install INSTALL_MOD_STRIP=1), or have a larger window (--window)",
+            size(total)
+        );
     }
     Ok(())
 }
 
 /// As init: loads all modules that the initramfs has. A process of its own does it, which the kernel may end if
-/// a driver breaks down; init goes on and looks for its devices all the same.
-pub(crate) fn load_apart() {
+/// a driver breaks down; init goes on and looks for its devices all the same. Returns whether there were any.
+pub(crate) fn load_apart() -> bool {
     if !Path::new(FOLDER).exists() {
-        return;
+        return false;
     }
     let ended = Command::new("/proc/self/exe")
         .args(["load-modules", FOLDER])
@@ -123,6 +136,7 @@ pub(crate) fn load_apart() {
         Ok(status) => say!("not all modules were loaded ({status}); going on without"),
         Err(error) => say!("no modules were loaded ({error}); going on without"),
     }
+    true
 }
 
 /// Loads the modules in `folder` in the order of their names, with the parameters that the command line of the
