@@ -67,6 +67,7 @@ mod moment;
 pub mod protocol;
 mod restoration;
 mod resumption;
+mod same_memory;
 mod sleeper;
 mod target;
 mod threads;

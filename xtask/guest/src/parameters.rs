@@ -24,7 +24,8 @@ pub(crate) struct Parameters {
     pub(crate) window: Option<String>,
     /// `lab.spoil`: name of a thing to spoil before it is verified, which then has to fail.
     pub(crate) spoil: Option<String>,
-    /// `lab.expect`: words that `kjump resume` has to say, in lower case and with commas for spaces.
+    /// `lab.expect`: words that `kjump resume` has to say where it is to refuse, and `kjump doctor` where it is
+    /// not; in lower case and with commas for spaces.
     pub(crate) expect: String,
     /// `lab.append`: command line of the other kernels, with commas for spaces.
     pub(crate) append: String,

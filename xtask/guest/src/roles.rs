@@ -177,6 +177,9 @@ fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     if !parameters.encrypted {
         refusals::ask(refusals::BEFORE_RESUME)?;
     }
+    if !parameters.expect.is_empty() {
+        stale::accepted(&parameters.expect)?;
+    }
     let image = disk::image_disk()?;
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
