@@ -178,6 +178,18 @@ pub enum Error {
         reason: String,
     },
 
+    /// The machine goes on, and nothing tells what became of its image.
+    #[error(
+        "this machine goes on, and {} does not tell what became of its image: {why}; if the device was taken away, the machine was not saved. Connect it again, or hibernate to another one",
+        path.display()
+    )]
+    NoOutcome {
+        /// Where the image was to be.
+        path: PathBuf,
+        /// Why the device does not tell.
+        why: String,
+    },
+
     /// This is not a kernel that saves another.
     #[error(
         "no sleeping machine: this kernel was not jumped to ({what} is missing); `kjump hibernate` and `kjump load` set up such a kernel"
@@ -356,6 +368,17 @@ pub enum Error {
         /// What the writing met.
         source: io::Error,
     },
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// What to do where memory is not as it was, and these parameters of the running kernel are why.

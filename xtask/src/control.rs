@@ -6,14 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// Gives the disk for the image another size, as its machine sees it (QEMU's QMP reference,
-/// `block_resize`).
-pub(crate) fn resize(control: &Path, bytes: u64) -> Result<()> {
+/// Takes the disk that is removable out of its machine, with its controller (QEMU's QMP reference,
+/// `device_del`). It is gone when the machine's kernel has let go of it.
+pub(crate) fn unplug(control: &Path) -> Result<()> {
     command(
         control,
-        &format!(
-            r#"{{"execute": "block_resize", "arguments": {{"device": "disk1", "size": {bytes}}}}}"#
-        ),
+        r#"{"execute": "device_del", "arguments": {"id": "removable"}}"#,
     )
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct Boot {
     pub(crate) change: Change,
     /// Whether it has a watchdog.
     pub(crate) watchdog: bool,
-    /// Whether a kernel is to break down in it.
+    /// Whether a kernel may break down in it, or seem to.
     pub(crate) crash: bool,
 }
 
@@ -74,7 +74,7 @@ pub(crate) enum Change {
     SlowDisk(u64),
     /// A write to the disk for the image fails, once.
     WriteFails,
-    /// The disk for the image vanishes while B saves, and comes back when A says `lab: gone=`.
+    /// There is one more disk, which is taken out while B saves to it.
     Vanishes,
 }
 
@@ -204,9 +204,18 @@ impl Course {
                 ];
                 let first = Boot {
                     change,
+                    // A's driver warns of a controller that does not answer, with all that a crash has.
+                    crash: change == Change::Vanishes,
                     ..Boot::new(role, &[&[FILL], &failing, &SAVE, &[OFF]])
                 };
-                let last = Boot::new("resume", &[&RESUME, &[VERIFY, OFF]]);
+                // The firmware keeps memory for the controller, which has to be the same.
+                let last = Boot {
+                    change: match change {
+                        Change::Vanishes => change,
+                        _ => Change::Nothing,
+                    },
+                    ..Boot::new("resume", &[&RESUME, &[VERIFY, OFF]])
+                };
                 vec![first, last]
             }
             Self::Breakdown(role, change, mark) => {

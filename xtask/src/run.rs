@@ -70,6 +70,8 @@ pub(crate) struct Parts {
     /// file systems.
     pub(crate) disks: Vec<PathBuf>,
     platform: Platform,
+    /// A disk that can be taken out, for an image too.
+    removable: PathBuf,
     /// What `blkdebug` is to do.
     rules: PathBuf,
     /// Where QEMU listens for commands.
@@ -185,9 +187,11 @@ impl Runner<'_> {
         )?;
         let data = path("data");
         disk::create_ext4(&data, DATA_DISK)?;
-        let image = path("image");
-        // Memory that does not compress at all, and some room for what describes it.
-        disk::create(&image, u64::from(settings.memory) * 5 / 4)?;
+        let (image, removable) = (path("image"), path("removable"));
+        for disk in [&image, &removable] {
+            // Memory that does not compress at all, and some room for what describes it.
+            disk::create(disk, u64::from(settings.memory) * 5 / 4)?;
+        }
         let small = path("small");
         disk::create(&small, SMALL_DISK)?;
         let mut disks = vec![data, image, small];
@@ -206,6 +210,7 @@ impl Runner<'_> {
         fs::write(&rules, Fault::WRITE).context("writing the rules of blkdebug")?;
         Ok(Parts {
             control: path("control"),
+            removable,
             rules,
             folder,
             initramfs,
@@ -263,7 +268,7 @@ impl Runner<'_> {
             Change::Append(more) => words.push(more.to_owned()),
             Change::SlowDisk(bytes) => fault = Fault::Slow(bytes),
             Change::WriteFails => fault = Fault::Write(parts.rules.clone()),
-            Change::Vanishes => fault = Fault::Slow(16 << 20),
+            Change::Vanishes => fault = Fault::Removable(parts.removable.clone()),
         }
         if boot.role != "resume" {
             words.push("ip=10.0.2.15::10.0.2.2:255.255.255.0:lab:eth0:off".to_owned());
@@ -300,14 +305,13 @@ fn follow(
     let mut transcript = Transcript::new(&boot.phases);
     while let Some(line) = vm.next_line()? {
         watch(Event::Said(&line.text));
-        if let Some(control) = &machine.control {
-            if !gone && line.text.contains(" s left") {
-                gone = true;
-                control::resize(control, 512)?;
-            }
-            if line.text.contains("lab: gone=") {
-                control::resize(control, (u64::from(machine.memory) * 5 / 4) << 20)?;
-            }
+        if let Some(control) = &machine.control
+            && !gone
+            && line.text.contains("kjump: saving ")
+            && line.text.contains(" s left")
+        {
+            gone = true;
+            control::unplug(control)?;
         }
         match transcript.add(line) {
             Step::Same => {}

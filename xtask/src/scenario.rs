@@ -147,10 +147,11 @@ pub(crate) fn all() -> Vec<Scenario> {
         .on(small()),
         scenario(
             "save-vanishes",
-            "the disk for the image vanishes while B saves: A hears of it, goes on, and hibernates later",
+            "the disk for the image is taken out while B saves: A hears of it, goes on, and hibernates to another",
             Course::SaveFails("save-vanishes", Change::Vanishes),
         )
-        .on(small()),
+        .on(small())
+        .judged_by(|boots| shows(boots, 0, "the device is gone (")),
         scenario(
             "save-panics",
             "B panics: the machine restarts in time, and its image is refused",
