@@ -15,6 +15,11 @@ pub(crate) fn unplug(control: &Path) -> Result<()> {
     )
 }
 
+/// Interrupts the machine by an NMI, as a button of servers does (`inject-nmi`).
+pub(crate) fn inject_nmi(control: &Path) -> Result<()> {
+    command(control, r#"{"execute": "inject-nmi"}"#)
+}
+
 /// Sends one command, and waits for the answer.
 fn command(control: &Path, command: &str) -> Result<()> {
     let stream = UnixStream::connect(control).context("connecting to QEMU")?;

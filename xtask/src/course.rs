@@ -76,6 +76,8 @@ pub(crate) enum Change {
     WriteFails,
     /// There is one more disk, which is taken out while B saves to it.
     Vanishes,
+    /// B gets an NMI while it saves.
+    Nmi,
 }
 
 /// Something that happens to a machine, and how to see that it is done.

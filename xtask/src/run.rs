@@ -266,6 +266,7 @@ impl Runner<'_> {
             Change::Product => product = "another",
             Change::Cpu => cpu.push_str(",avx2=off"),
             Change::Append(more) => words.push(more.to_owned()),
+            Change::Nmi => fault = Fault::Slow(16 << 20),
             Change::SlowDisk(bytes) => fault = Fault::Slow(bytes),
             Change::WriteFails => fault = Fault::Write(parts.rules.clone()),
             Change::Vanishes => fault = Fault::Removable(parts.removable.clone()),
@@ -283,7 +284,8 @@ impl Runner<'_> {
             disks: parts.disks.clone(),
             product,
             fault,
-            control: (boot.change == Change::Vanishes).then(|| parts.control.clone()),
+            control: matches!(boot.change, Change::Vanishes | Change::Nmi)
+                .then(|| parts.control.clone()),
             logs: None,
             watchdog: boot.watchdog,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
@@ -301,17 +303,20 @@ fn follow(
     machine: &Machine,
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Transcript> {
-    let mut gone = false;
+    let mut done = false;
     let mut transcript = Transcript::new(&boot.phases);
     while let Some(line) = vm.next_line()? {
         watch(Event::Said(&line.text));
         if let Some(control) = &machine.control
-            && !gone
+            && !done
             && line.text.contains("kjump: saving ")
             && line.text.contains(" s left")
         {
-            gone = true;
-            control::unplug(control)?;
+            done = true;
+            match boot.change {
+                Change::Nmi => control::inject_nmi(control)?,
+                _ => control::unplug(control)?,
+            }
         }
         match transcript.add(line) {
             Step::Same => {}

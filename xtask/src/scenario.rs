@@ -167,6 +167,13 @@ pub(crate) fn all() -> Vec<Scenario> {
         .on(small())
         .within(Duration::from_secs(150)),
         scenario(
+            "save-stuck",
+            "the kernel B stands still with all that it runs: the watchdog restarts the machine, and its image is refused",
+            Course::Breakdown("save-stuck", Change::Nmi, "end Kernel panic - not syncing: NMI"),
+        )
+        .on(small())
+        .within(Duration::from_secs(120)),
+        scenario(
             "loop-big",
             "the loop with 4 GiB, most of them full of random content",
             Course::Loop,

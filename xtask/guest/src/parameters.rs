@@ -83,6 +83,8 @@ pub(crate) enum Role {
     SavePanics,
     /// A, whose B hangs.
     SaveHangs,
+    /// A, whose B stands still with its kernel.
+    SaveStuck,
     /// A, which is saved and resumed by `kjump`, and held up by nothing else meanwhile.
     BenchKjump,
     /// C, which resumes such an A at once.
@@ -95,7 +97,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 24] = [
+    const NAMES: [(&str, Self); 25] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("hibernate-in-place", Self::HibernateInPlace),
@@ -116,6 +118,7 @@ impl Role {
         ("save-vanishes", Self::SaveVanishes),
         ("save-panics", Self::SavePanics),
         ("save-hangs", Self::SaveHangs),
+        ("save-stuck", Self::SaveStuck),
         ("bench-kjump", Self::BenchKjump),
         ("bench-kjump-resume", Self::BenchKjumpResume),
         ("bench-swsusp", Self::BenchSwsusp),
