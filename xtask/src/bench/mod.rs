@@ -118,10 +118,11 @@ enum Work {
     Restore,
     Hibernation,
     Sealing,
+    SealingEngines,
     Scaling,
 }
 
-const ENTRIES: [Entry; 8] = [
+const ENTRIES: [Entry; 10] = [
     Entry {
         name: "save_vs_makedumpfile_lzo",
         summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17, with all CPUs and (_alone) with one",
@@ -146,6 +147,16 @@ const ENTRIES: [Entry; 8] = [
         name: "resume_vs_swsusp",
         summary: "from power on until A's process runs, beside the kernel's own hibernation",
         work: Work::Hibernation,
+    },
+    Entry {
+        name: "save_sealed_vs_plain",
+        summary: "memory to an encrypted image, beside the same without encryption",
+        work: Work::SealingEngines,
+    },
+    Entry {
+        name: "restore_sealed_vs_plain",
+        summary: "an encrypted image to mapped memory, beside the same without encryption",
+        work: Work::SealingEngines,
     },
     Entry {
         name: "hibernate_sealed_vs_plain",
@@ -292,6 +303,13 @@ fn measure(bench: &Bench<'_>, entries: &[&'static Entry]) -> Results {
                     Ok(())
                 })
             }
+            Work::SealingEngines => {
+                say!("{}", entry.name);
+                sealed::compare_engines().map(|found| {
+                    let found = found.into_iter().filter(|one| wanted(&one.name));
+                    results.comparisons.extend(found);
+                })
+            }
             Work::Sealing => {
                 let all = [Contents::Mixed, Contents::Random];
                 each_contents(bench, &all, "encryption", |contents| {
@@ -422,7 +440,7 @@ mod tests {
             Some(chosen.iter().map(|entry| entry.name).collect::<Vec<_>>())
         };
         let all = names(&[]).unwrap();
-        assert!(all.len() == 7 && !all.contains(&"scaling"));
+        assert!(all.len() == 9 && !all.contains(&"scaling"));
         assert_eq!(names(&["scaling"]).unwrap(), ["scaling"]);
         assert!(names(&["scale"]).is_none());
     }
