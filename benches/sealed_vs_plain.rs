@@ -1,7 +1,8 @@
 //! Saving and restoring of encrypted images beside the same of plain ones: the ratio of their times, larger
 //! is better.
 //!
-//! Images are files on tmpfs, which saving writes anew, and which are in memory when they are restored. The
+//! Of the machine's memory 40 % are filled, and the others free: the restoring kernel fills these with zeros if
+//! the image was encrypted, and leaves them alone if it was not. Images are files on tmpfs, which saving writes anew, and which are in memory when they are restored. The
 //! target is a file on tmpfs that is mapped as `/dev/mem` would be. Both sides compress with LZ4, by as many
 //! threads as there are CPUs, and take turns. A line `pair NAME OURS THEIRS` has the seconds of each pair, ours
 //! with encryption, and a line `protection NAME OURS THEIRS` what the threads took of that for encryption and
@@ -13,13 +14,14 @@ use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use kjump_benches::{Pages, machine, tmpfs};
+use kjump_benches::{Pages, machine_with_free, tmpfs};
 use krestore_core::{DevMem, Guard, Plan, restore_image};
 use vmcore::elf::Core;
 use vmcore::image::{Codec, Image, Options, Seal, Secret};
 use vmcore::{IoMem, LeaveOut, Phases, ReadFile, Saved};
 
 const SIZE: u64 = 512 << 20;
+const FREE: u64 = SIZE / 2 * 3;
 const PAIRS: usize = 9;
 
 /// What a run took: from its beginning to its end, and what of that was protection, of each thread.
@@ -36,11 +38,11 @@ fn main() {
         .write(true)
         .open(&memory)
         .unwrap();
-    file.set_len(SIZE).unwrap();
+    file.set_len(SIZE + FREE).unwrap();
     let target = DevMem::open(&memory, Guard::new(&IoMem::parse("").unwrap())).unwrap();
     let threads = available_parallelism().map_or(1, usize::from);
     for (contents, pages) in [("", Pages::Half), ("_random", Pages::Noise)] {
-        let machine = machine(SIZE, pages);
+        let machine = machine_with_free(SIZE, FREE, pages);
         let secret = Secret::key(vec![7; 32]).unwrap();
         let seal = Seal::new(&secret, machine.identity().unwrap().id).unwrap();
         let (sealed, plain) = (
@@ -121,7 +123,7 @@ fn restore(path: &Path, seal: Option<&Seal>, target: &DevMem, threads: usize) ->
     let machine = image.identity().saved_memory();
     let plan = Plan {
         machine: &machine,
-        fill: None,
+        fill: seal.map(|_| 0),
     };
     restore_image(&image, plan, target, threads, &mut |_| {}).unwrap();
     took(started, image.protection_took(), threads)

@@ -32,8 +32,8 @@ const RESULTS: [(&str, &str, Contents); 4] = [
     ("restore_sealed_vs_plain", RESTORE, Contents::Mixed),
     ("restore_sealed_vs_plain", RESTORE, Contents::Random),
 ];
-const SAVE: &str = "Saving 512 MiB of memory to a file on tmpfs";
-const RESTORE: &str = "Restoring 512 MiB of memory, all of it checked, from the page cache to a file on tmpfs that is \
+const SAVE: &str = "Saving 512 MiB of memory, beside which 768 MiB are free, to a file on tmpfs";
+const RESTORE: &str = "Restoring the same, all of it checked, and with encryption the free memory filled with zeros, from the page cache to a file on tmpfs that is \
                        mapped 16 MiB at a time as /dev/mem would be";
 
 /// Compares the engines.
