@@ -1,9 +1,10 @@
 //! Saving and restoring of encrypted images beside the same of plain ones: the ratio of their times, larger
 //! is better.
 //!
-//! Of the machine's memory 40 % are filled, and the others free: the restoring kernel fills these with zeros if
-//! the image was encrypted, and leaves them alone if it was not. Images are files on tmpfs, which saving writes anew, and which are in memory when they are restored. The
-//! target is a file on tmpfs that is mapped as `/dev/mem` would be. Both sides compress with LZ4, by as many
+//! Images are files on tmpfs, which saving writes anew, and which are in memory when they are restored. The
+//! target is a file on tmpfs that is mapped as `/dev/mem` would be. Those named `_free` are of a machine of whose
+//! memory only 40 % are filled: the restoring kernel fills all else with zeros if the image was encrypted, and
+//! leaves it alone if it was not. Both sides compress with LZ4, by as many
 //! threads as there are CPUs, and take turns. A line `pair NAME OURS THEIRS` has the seconds of each pair, ours
 //! with encryption, and a line `protection NAME OURS THEIRS` what the threads took of that for encryption and
 //! for checksums, in seconds of each thread. `cargo xtask bench` reads both.
@@ -41,8 +42,12 @@ fn main() {
     file.set_len(SIZE + FREE).unwrap();
     let target = DevMem::open(&memory, Guard::new(&IoMem::parse("").unwrap())).unwrap();
     let threads = available_parallelism().map_or(1, usize::from);
-    for (contents, pages) in [("", Pages::Half), ("_random", Pages::Noise)] {
-        let machine = machine_with_free(SIZE, FREE, pages);
+    for (contents, pages, free) in [
+        ("", Pages::Half, 0),
+        ("_random", Pages::Noise, 0),
+        ("_free", Pages::Half, FREE),
+    ] {
+        let machine = machine_with_free(SIZE, free, pages);
         let secret = Secret::key(vec![7; 32]).unwrap();
         let seal = Seal::new(&secret, machine.identity().unwrap().id).unwrap();
         let (sealed, plain) = (

@@ -105,6 +105,32 @@ impl Protection {
         }
     }
 
+    /// As [`open_payload`](Self::open_payload), but what was written goes to `place`, which must be as long; if it
+    /// was not that, anything may be there then.
+    pub(super) fn open_payload_to(
+        &self,
+        payload: &[u8],
+        place: &mut [u8],
+        offset: u64,
+        check: &Check,
+    ) -> bool {
+        match self {
+            _ if payload.len() != place.len() => false,
+            Self::Checksums => {
+                place.copy_from_slice(payload);
+                &of_sum(payload) == check
+            }
+            Self::Sealed(key) => {
+                let nonce = nonce(Use::Payload, offset);
+                cipher(key)
+                    .and_then(|cipher| {
+                        cipher.open_separate_gather(nonce, Aad::empty(), payload, check, place)
+                    })
+                    .is_ok()
+            }
+        }
+    }
+
     /// Protects what the block of the record at `offset` says: of the first `clear` bytes that nobody
     /// changes them, of the rest that nobody reads it either.
     pub(super) fn block(&self, said: &mut [u8], clear: usize, offset: u64) -> Check {

@@ -357,7 +357,7 @@ impl<S: ReadAt> ChunkReader<'_, S> {
             });
         }
         let protection = &self.image.protection;
-        // What is encrypted is decrypted, and known to be right, before anything of it goes on.
+        // What is encrypted is decrypted as it goes on, or, if it is compressed, before that.
         let in_place = !protection.is_sealed() && !self.image.source.is_direct();
         if entry.chunk.codec() == CodecKind::None && in_place {
             return self.read_in_place(entry, places);
@@ -377,8 +377,11 @@ impl<S: ReadAt> ChunkReader<'_, S> {
             .map_err(ImageError::reading("a piece of memory"))?;
         let (block, padded) = buffer.split_at_mut(BLOCK as usize);
         let record = self.image.check_block(entry, block)?;
-        let open = || record.open_payload(padded, entry.offset, protection);
-        self.image.effort.of(open)?;
+        let effort = &self.image.effort;
+        if let (CodecKind::None, [place]) = (entry.chunk.codec(), &mut *places) {
+            return effort.of(|| record.open_payload_to(padded, place, entry.offset, protection));
+        }
+        effort.of(|| record.open_payload(padded, entry.offset, protection))?;
         let stored = &padded[..entry.stored as usize];
         unpack(
             &mut self.unpacker,
