@@ -282,11 +282,20 @@ pub(crate) fn is_emulators_fault(error: &anyhow::Error) -> bool {
     text.contains("int3: 0000") || text.contains(WENT_OFF)
 }
 
+/// What the C library of our programs is told, in the environment, which Linux makes of words of the command line
+/// that it does not know.
+///
+/// It copies and fills by `rep movsb` and `rep stosb` from 2 KiB on, which is what real CPUs do best. QEMU does it
+/// byte by byte, at a tenth of the speed of its other ways.
+const TUNABLES: &str = "GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold=0x40000000:\
+                        glibc.cpu.x86_rep_stosb_threshold=0x40000000";
+
 fn command_line(guest: &Guest, way: &Way, role: &str, number: u32) -> String {
     let mut words = vec![
         // As in scenarios, but that lines of little weight stay off the serial port, which is slow.
         "console=ttyS0 panic=-1 printk.devkmsg=on loglevel=6 no_timer_check".to_owned(),
-        "lab.append=panic=-1,no_timer_check".to_owned(),
+        format!("lab.append=panic=-1,no_timer_check,{TUNABLES}"),
+        TUNABLES.to_owned(),
         format!("lab.role={role}"),
         format!("lab.seed={SEED}"),
         format!("lab.fill={}", guest.fill),
@@ -415,6 +424,8 @@ mod tests {
             let words = command_line(&GUEST, &sealed, "role", number);
             assert!(words.contains("lab.codec=none") && words.contains("lab.encrypted=1"));
         }
+        // For A and C, and for B and D.
+        assert_eq!(words.matches("GLIBC_TUNABLES=").count(), 2);
         let small = Guest {
             memory: 256,
             ..GUEST
