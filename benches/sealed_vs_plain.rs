@@ -15,11 +15,11 @@ use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use kjump_benches::{Pages, machine_with_free, tmpfs};
-use krestore_core::{DevMem, Guard, Plan, restore_image};
+use kjump_benches::{Pages, machine_with_free, target, tmpfs};
+use krestore_core::{DevMem, Plan, restore_image};
 use vmcore::elf::Core;
 use vmcore::image::{Codec, Image, Options, Seal, Secret};
-use vmcore::{IoMem, LeaveOut, Phases, ReadFile, Saved};
+use vmcore::{LeaveOut, Phases, ReadFile, Saved};
 
 const SIZE: u64 = 512 << 20;
 const FREE: u64 = SIZE / 2 * 3;
@@ -33,14 +33,7 @@ struct Took {
 
 fn main() {
     let directory = tempfile::tempdir_in(tmpfs()).unwrap();
-    let memory = directory.path().join("memory");
-    let file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .open(&memory)
-        .unwrap();
-    file.set_len(SIZE + FREE).unwrap();
-    let target = DevMem::open(&memory, Guard::new(&IoMem::parse("").unwrap())).unwrap();
+    let target = target(directory.path(), SIZE + FREE);
     let threads = available_parallelism().map_or(1, usize::from);
     for (contents, pages, free) in [
         ("", Pages::Half, 0),

@@ -64,6 +64,7 @@ pub mod in_place;
 mod jump;
 pub mod machine;
 mod moment;
+mod proc_vmcore;
 pub mod protocol;
 mod restoration;
 mod resumption;

@@ -29,6 +29,12 @@ pub(crate) fn kjump(parameters: &Parameters) -> Result<()> {
     there_and_back(parameters, || kjump::run(&hibernate))
 }
 
+/// The same, for a kernel that is started in the window to resume it.
+pub(crate) fn kjump_in_place(parameters: &Parameters) -> Result<()> {
+    kjump::tell_boot_line(parameters, &disk()?)?;
+    kjump(parameters)
+}
+
 /// C, which has `kjump` resume A.
 pub(crate) fn kjump_resume(parameters: &Parameters) -> Result<()> {
     let image = disk()?;

@@ -78,12 +78,14 @@ pub(super) struct Trip {
 #[derive(Default)]
 struct Runs {
     ours: Vec<Trip>,
+    /// Ours, resumed without a kernel before the one that restores.
+    in_place: Vec<Trip>,
     theirs: [Vec<Trip>; 2],
     repeats: Vec<String>,
 }
 
-/// Compares both halves, with memory of these contents.
-pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparison; 2]> {
+/// Compares both halves, with memory of these contents; the second one also without the boot of C.
+pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparison; 3]> {
     let guest = bench.guest(bench.arguments.memory, contents);
     let place = Place::choose(
         bench.arguments.folder.as_deref(),
@@ -91,36 +93,51 @@ pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparis
         u64::from(guest.memory),
     )?;
     let bed = bench.bed(&place);
+    let in_place = Way::KjumpInPlace(bench.arguments.codec.clone());
     let mut runs = Runs::default();
     for number in 0..bench.arguments.pairs {
         say!("  pair {} of {}", number + 1, bench.arguments.pairs);
-        runs.add_pair(&bed, guest, &bench.ours(), number)?;
+        runs.add_pair(&bed, guest, [&bench.ours(), &in_place], number)?;
     }
-    let hibernate = runs.comparison(
-        contents,
-        "hibernate_vs_swsusp",
-        |trip| trip.hibernate,
-        &format!(
-            "Hibernation, from the command until the machine is off: {}. Ours is `kjump hibernate` (load B, jump, \
-             boot of B, save, power off). Theirs is `echo disk > /sys/power/state`, with \
-             /sys/power/image_size at its most and /sys/power/disk at `shutdown`; {}.",
+    let terms = terms(&guest, &place);
+    let resumption = |ours: &str| {
+        format!(
+            "Resumption, from power on until A's process runs: {}. {ours} Theirs is resumed by the kernel itself \
+             (`resume=`), before any process, and its initramfs holds one program only; {terms}.",
             contents.describe(),
-            terms(&guest, &place)
+        )
+    };
+    Ok([
+        runs.comparison(
+            contents,
+            "hibernate_vs_swsusp",
+            &runs.ours,
+            |trip| trip.hibernate,
+            &format!(
+                "Hibernation, from the command until the machine is off: {}. Ours is `kjump hibernate` (load B, jump, \
+                 boot of B, save, power off). Theirs is `echo disk > /sys/power/state`, with \
+                 /sys/power/image_size at its most and /sys/power/disk at `shutdown`; {terms}.",
+                contents.describe(),
+            ),
         ),
-    );
-    let resume = runs.comparison(
-        contents,
-        "resume_vs_swsusp",
-        |trip| trip.resume,
-        &format!(
-            "Resumption, from power on until A's process runs: {}. Ours has the boots of C and D, load of D, \
-             restore, jump. Theirs is resumed by the kernel itself (`resume=`), before any process, and its \
-             initramfs holds one program only; {}.",
-            contents.describe(),
-            terms(&guest, &place)
+        runs.comparison(
+            contents,
+            "resume_vs_swsusp",
+            &runs.ours,
+            |trip| trip.resume,
+            &resumption("Ours has the boots of C and D, load of D, restore, jump."),
         ),
-    );
-    Ok([hibernate, resume])
+        runs.comparison(
+            contents,
+            "resume_in_place_vs_swsusp",
+            &runs.in_place,
+            |trip| trip.resume,
+            &resumption(
+                "Ours has the boot of D, which QEMU starts in the window as a boot loader would (`kjump in-place`), \
+                 restore, jump.",
+            ),
+        ),
+    ])
 }
 
 /// What both have in common.
@@ -142,11 +159,18 @@ pub(super) fn terms(guest: &Guest, place: &Place) -> String {
 
 impl Runs {
     /// Runs each way once.
-    fn add_pair(&mut self, bed: &Bed<'_>, guest: Guest, ours: &Way, number: u32) -> Result<()> {
+    fn add_pair(
+        &mut self,
+        bed: &Bed<'_>,
+        guest: Guest,
+        [ours, in_place]: [&Way; 2],
+        number: u32,
+    ) -> Result<()> {
         let theirs = Compressor::ALL.map(Way::Swsusp);
-        let ways = [ours, &theirs[0], &theirs[1]];
-        let [ours, lz4, lzo] = in_turns(bed, guest, ways, number, &mut self.repeats)?;
+        let ways = [ours, in_place, &theirs[0], &theirs[1]];
+        let [ours, in_place, lz4, lzo] = in_turns(bed, guest, ways, number, &mut self.repeats)?;
         self.ours.push(ours);
+        self.in_place.push(in_place);
         self.theirs[0].push(lz4);
         self.theirs[1].push(lzo);
         Ok(())
@@ -156,11 +180,12 @@ impl Runs {
         &self,
         contents: Contents,
         base: &str,
+        ours: &[Trip],
         time: fn(&Trip) -> Duration,
         notes: &str,
     ) -> Comparison {
         let mut pairs = Pairs::default();
-        for (number, ours) in self.ours.iter().enumerate() {
+        for (number, ours) in ours.iter().enumerate() {
             let theirs = self.theirs.iter().map(|runs| time(&runs[number])).min();
             pairs.add(time(ours), theirs.unwrap_or_default());
         }
@@ -174,7 +199,7 @@ impl Runs {
             median(lz4),
             median(lzo)
         );
-        let mut facts = self.facts(contents);
+        let mut facts = self.facts(contents, ours);
         for (compressor, runs) in Compressor::ALL.iter().zip(&self.theirs) {
             let seconds: Vec<f64> = runs
                 .iter()
@@ -205,7 +230,7 @@ impl Runs {
         self.theirs.iter().flatten().map(|trip| trip.swapped).max()
     }
 
-    fn facts(&self, contents: Contents) -> Map<String, Value> {
+    fn facts(&self, contents: Contents, ours: &[Trip]) -> Map<String, Value> {
         let name = contents.to_possible_value();
         let written = |runs: &[Trip]| runs.last().map(|trip| trip.written);
         [
@@ -215,7 +240,7 @@ impl Runs {
             ),
             ("repeats", json!(self.repeats.len())),
             ("repeated_for", json!(self.repeats)),
-            ("ours_bytes", json!(written(&self.ours))),
+            ("ours_bytes", json!(written(ours))),
             ("theirs_swapped_mib", json!(self.swapped())),
             (
                 "theirs_bytes",
@@ -314,13 +339,26 @@ mod tests {
     fn the_better_of_theirs_counts_in_each_pair() {
         let runs = Runs {
             ours: vec![trip(2, 1), trip(2, 1)],
+            in_place: Vec::new(),
             theirs: [vec![trip(6, 9), trip(4, 2)], vec![trip(8, 3), trip(2, 3)]],
             repeats: vec!["Oops: int3".to_owned()],
         };
-        let hibernate = runs.comparison(Contents::Random, "hibernate", |trip| trip.hibernate, "");
+        let hibernate = runs.comparison(
+            Contents::Random,
+            "hibernate",
+            &runs.ours,
+            |trip| trip.hibernate,
+            "",
+        );
         assert_eq!(hibernate.name, "hibernate_random");
         assert_eq!(hibernate.pairs.ratios(), [3.0, 1.0]);
-        let resume = runs.comparison(Contents::Mixed, "resume", |trip| trip.resume, "");
+        let resume = runs.comparison(
+            Contents::Mixed,
+            "resume",
+            &runs.ours,
+            |trip| trip.resume,
+            "",
+        );
         assert_eq!(resume.name, "resume");
         assert_eq!(resume.pairs.ratios(), [3.0, 2.0]);
         assert_eq!(resume.objection, None);
@@ -340,12 +378,19 @@ mod tests {
                 ..trip(2, 2)
             };
             let runs = Runs {
+                in_place: Vec::new(),
                 ours: vec![trip(1, 1)],
                 theirs: [vec![trip(2, 2)], vec![some]],
                 repeats: Vec::new(),
             };
-            runs.comparison(Contents::Mixed, "resume", |trip| trip.resume, "")
-                .objection
+            runs.comparison(
+                Contents::Mixed,
+                "resume",
+                &runs.ours,
+                |trip| trip.resume,
+                "",
+            )
+            .objection
         };
         assert_eq!(swapped(SWAPPED_AT_MOST), None);
         assert!(swapped(246).is_some_and(|text| text.contains("246 MiB")));

@@ -122,7 +122,7 @@ enum Work {
     Scaling,
 }
 
-const ENTRIES: [Entry; 10] = [
+const ENTRIES: [Entry; 11] = [
     Entry {
         name: "save_vs_makedumpfile_lzo",
         summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17, with all CPUs and (_alone) with one",
@@ -146,6 +146,11 @@ const ENTRIES: [Entry; 10] = [
     Entry {
         name: "resume_vs_swsusp",
         summary: "from power on until A's process runs, beside the kernel's own hibernation",
+        work: Work::Hibernation,
+    },
+    Entry {
+        name: "resume_in_place_vs_swsusp",
+        summary: "the same without a first kernel: a boot loader starts the restoring one in the window",
         work: Work::Hibernation,
     },
     Entry {
@@ -440,7 +445,7 @@ mod tests {
             Some(chosen.iter().map(|entry| entry.name).collect::<Vec<_>>())
         };
         let all = names(&[]).unwrap();
-        assert!(all.len() == 9 && !all.contains(&"scaling"));
+        assert!(all.len() == ENTRIES.len() - 1 && !all.contains(&"scaling"));
         assert_eq!(names(&["scaling"]).unwrap(), ["scaling"]);
         assert!(names(&["scale"]).is_none());
     }

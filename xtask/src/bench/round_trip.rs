@@ -31,6 +31,9 @@ const ROOMY: u32 = 512;
 /// The window of those.
 pub(crate) const SMALL_WINDOW: &str = "40M";
 
+/// The window for a kernel that a boot loader starts in it: where a kernel lies that it does not move.
+const IN_PLACE_WINDOW: &str = "64M@0x1000000";
+
 /// How a machine is hibernated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -40,6 +43,9 @@ pub(crate) enum Way {
     KjumpSealed(Option<String>),
     /// The same as the first with free pages, for a core that has all memory.
     KjumpWhole,
+    /// The same as the first, but resumed by a kernel that is started in the window, without another one
+    /// before it.
+    KjumpInPlace(Option<String>),
     /// By the kernel.
     Swsusp(Compressor),
 }
@@ -52,6 +58,8 @@ impl fmt::Display for Way {
             Self::KjumpSealed(None) => f.write_str("kjump-sealed"),
             Self::KjumpSealed(Some(codec)) => write!(f, "kjump-sealed-{codec}"),
             Self::KjumpWhole => f.write_str("kjump-whole"),
+            Self::KjumpInPlace(None) => f.write_str("kjump-in-place"),
+            Self::KjumpInPlace(Some(codec)) => write!(f, "kjump-in-place-{codec}"),
             Self::Swsusp(compressor) => write!(f, "swsusp-{}", compressor.name()),
         }
     }
@@ -163,10 +171,14 @@ impl Bed<'_> {
         let (disk, initramfs) = (self.place.path("disk"), self.place.path("initramfs"));
         let kernel = self.lab.kernel(Kernel::V6_12);
         let role = match way {
-            Way::Kjump(_) | Way::KjumpSealed(_) | Way::KjumpWhole => {
+            Way::Kjump(_) | Way::KjumpSealed(_) | Way::KjumpWhole | Way::KjumpInPlace(_) => {
                 disk::create(&disk, guest.disk())?;
                 build::initramfs(&initramfs, self.binaries, kernel, false)?;
-                "bench-kjump"
+                if let Way::KjumpInPlace(_) = way {
+                    "bench-kjump-in-place"
+                } else {
+                    "bench-kjump"
+                }
             }
             Way::Swsusp(_) => {
                 swsusp::create_swap(&disk, guest.disk())?;
@@ -205,6 +217,11 @@ impl Hibernated<'_> {
     pub(crate) fn resume(&self) -> Result<Resumed> {
         let role = match self.way {
             Way::Kjump(_) | Way::KjumpSealed(_) | Way::KjumpWhole => "bench-kjump-resume",
+            Way::KjumpInPlace(_) => {
+                build::own_initramfs(&self.initramfs, self.bed.binaries)?;
+                // It needs no part to play: the command line that A told says what is to be done.
+                ""
+            }
             Way::Swsusp(_) => "bench-swsusp-resume",
         };
         let (said, _) = self.boot(role, 2)?;
@@ -250,7 +267,10 @@ impl Hibernated<'_> {
             product: "lab",
             kernel: lab.kernel(Kernel::V6_12).to_owned(),
             initramfs: self.initramfs.clone(),
-            command_line: command_line(&self.guest, &self.way, role, number),
+            command_line: match value(&self.said, "boot-line") {
+                Some(line) => format!("{line} panic=-1 no_timer_check"),
+                None => command_line(&self.guest, &self.way, role, number),
+            },
         };
         let mut vm = Vm::start(&machine, &log, self.guest.limit(), *verbose)?;
         let mut said = Vec::new();
@@ -301,14 +321,19 @@ fn command_line(guest: &Guest, way: &Way, role: &str, number: u32) -> String {
         format!("lab.fill={}", guest.fill),
         format!("lab.compressible={}", guest.compressible),
     ];
-    if guest.memory < ROOMY {
+    if let Way::KjumpInPlace(_) = way {
+        words.push(format!("lab.window={IN_PLACE_WINDOW}"));
+    } else if guest.memory < ROOMY {
         words.push(format!("lab.window={SMALL_WINDOW}"));
     }
-    if let Way::Kjump(Some(codec)) | Way::KjumpSealed(Some(codec)) = way {
+    if let Way::Kjump(Some(codec))
+    | Way::KjumpSealed(Some(codec))
+    | Way::KjumpInPlace(Some(codec)) = way
+    {
         words.push(format!("lab.codec={codec}"));
     }
     match way {
-        Way::Kjump(_) => {}
+        Way::Kjump(_) | Way::KjumpInPlace(_) => {}
         Way::KjumpSealed(_) => words.push("lab.encrypted=1".to_owned()),
         Way::KjumpWhole => words.push("lab.keep_free=1".to_owned()),
         Way::Swsusp(compressor) => {
