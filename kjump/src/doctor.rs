@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use kexec_image::{Machine, window};
 use kexec_sys::{Cause, Evidence, KernelState, LoadFlags, Lockdown, Segment};
 use vmcore::PAGE_SIZE;
+use vmcore::image::{Seal, Volume};
 
-use vmcore::image::Seal;
-
-use crate::{Resumption, machine};
+use crate::{Resumption, machine, volumes};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,7 +97,8 @@ pub fn examine() -> Vec<Finding> {
         Ok(machine) => findings.extend(
             memory(&machine)
                 .into_iter()
-                .chain([firmware(root, &machine)]),
+                .chain([firmware(root, &machine)])
+                .chain(machine.volumes.iter().map(volume)),
         ),
         Err(error) => findings.push(Finding::obstacle(
             "memory map",
@@ -246,6 +246,15 @@ fn firmware(root: &Path, machine: &Machine) -> Finding {
         ),
         (true, Some(rsdp)) => Finding::good(CHECK, format!("UEFI, ACPI tables at {rsdp}")),
         (false, _) => Finding::good(CHECK, "BIOS"),
+    }
+}
+
+/// Will other kernels see whether somebody uses this device while the machine sleeps, and by what?
+fn volume(volume: &Volume) -> Finding {
+    const CHECK: &str = "volume";
+    match volumes::is_visible(volume) {
+        Ok(()) => Finding::good(CHECK, volumes::describe(volume)),
+        Err(error) => Finding::new(CHECK, Status::Obstacle, error.to_string(), None),
     }
 }
 
