@@ -68,7 +68,10 @@ impl MappingSpec {
             stripes: stripes.into_iter().map(stripe).collect(),
         };
         let components: Vec<_> = self.components.into_iter().map(component).collect();
-        if components.iter().any(|component| component.device.len() > 4096) {
+        if components
+            .iter()
+            .any(|component| component.device.len() > 4096)
+        {
             return None;
         }
         let segments = self.segments.into_iter().map(segment).collect();

@@ -314,6 +314,8 @@ fn read_config(root: &Path) -> Option<(PathBuf, String)> {
 
 #[cfg(test)]
 mod tests {
+    use vmcore::image::VolumeState;
+
     use super::*;
 
     #[test]
@@ -355,6 +357,27 @@ mod tests {
             .collect();
         assert_eq!(details.len(), 3);
         assert!(details[0].contains("CAP_SYS_BOOT") && details[1].contains("container"));
+    }
+
+    #[test]
+    fn volumes_are_told_and_what_is_looked_at() {
+        let at = |kind: &str| Volume {
+            device: "/dev/vda2".to_owned(),
+            used: "mounted at /srv".to_owned(),
+            kind: kind.to_owned(),
+            uuid: "a-number".to_owned(),
+            size: 1 << 30,
+            mapping: None,
+            state: VolumeState::Pending,
+        };
+        let good = volume(&at("ext4"));
+        assert_eq!(good.status, Status::Good);
+        for words in ["ext4 a-number", "/dev/vda2", "/srv", "journal"] {
+            assert!(good.detail.contains(words), "{good:?}");
+        }
+        let bad = volume(&at("on dm-thin"));
+        assert_eq!(bad.status, Status::Obstacle);
+        assert!(bad.detail.contains("--allow-unread /dev/vda2"), "{bad:?}");
     }
 
     #[test]

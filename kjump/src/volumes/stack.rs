@@ -24,6 +24,9 @@ const HIDDEN: &str = "on ";
 /// Unit of lengths and places in `/sys`.
 const SECTOR: u64 = 512;
 
+/// What begins the names of devices that have their bytes in files, in the network, or in a pool of ZFS.
+const ELSEWHERE: [&str; 5] = ["loop", "nbd", "rbd", "drbd", "zd"];
+
 /// Nothing is stacked so high; but links in `/sys` are not ours to trust.
 const DEEPEST: u32 = 8;
 
@@ -59,7 +62,7 @@ pub(super) fn why_hidden(kind: &str) -> Option<String> {
         }
         "dm-raid" | "dm-mirror" => "RAID by LVM; RAID by mdadm can be looked at".to_owned(),
         "md-external" => "RAID whose members have no superblocks of md's (IMSM, DDF)".to_owned(),
-        "zfs" => "ZFS, which has disks of its own".to_owned(),
+        "zfs" | "zd" => "ZFS, which has disks of its own".to_owned(),
         "unreadable" => "a device that cannot be read".to_owned(),
         "untold" => "a mapped device that the kernel tells nothing about".to_owned(),
         "pieces" => format!(
@@ -288,7 +291,10 @@ impl Stack<'_> {
         if sysfs.join("bcache").exists() {
             return on("bcache");
         }
-        if !self.slaves(name).is_empty() || name.starts_with("loop") {
+        if let Some(kind) = ELSEWHERE.iter().find(|kind| name.starts_with(**kind)) {
+            return on(kind);
+        }
+        if !self.slaves(name).is_empty() {
             return on(name.trim_end_matches(|char: char| char.is_ascii_digit()));
         }
         Ok(vec![Segment::linear(size, trace.add(name, false), 0)])

@@ -457,6 +457,12 @@ fn what_cannot_be_looked_at_is_told() {
     let error = check_visible(&root.in_use().unwrap()).unwrap_err();
     assert!(error.to_string().contains("tank/data"), "{error}");
 
+    for name in ["zd0", "nbd1p2", "rbd0"] {
+        let root = Root::new("22 1 230:0 / / rw - ext4 /dev/any rw\n", "");
+        root.device(name, "230:0", &[1; 4096]);
+        assert!(check_visible(&root.in_use().unwrap()).is_err(), "{name}");
+    }
+
     let root = Root::new("22 1 252:0 / / rw - ext4 /dev/bcache0 rw\n", "");
     root.device("bcache0", "252:0", &[1; 4096]);
     root.write("sys/class/block/bcache0/bcache/state", b"clean");
