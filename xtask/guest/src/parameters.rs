@@ -24,7 +24,8 @@ pub(crate) struct Parameters {
     pub(crate) window: Option<String>,
     /// `lab.spoil`: name of a thing to spoil before it is verified, which then has to fail.
     pub(crate) spoil: Option<String>,
-    /// `lab.expect`: words that `kjump resume` has to say, in lower case and with commas for spaces.
+    /// `lab.expect`: words that `kjump resume` has to say where it is to refuse, and `kjump doctor` where it is
+    /// not; in lower case and with commas for spaces.
     pub(crate) expect: String,
     /// `lab.append`: command line of the other kernels, with commas for spaces.
     pub(crate) append: String,
@@ -36,6 +37,8 @@ pub(crate) struct Parameters {
     pub(crate) kinds: bool,
     /// `lab.modules`: modules that the other kernels are to load, with commas between them.
     pub(crate) modules: Vec<String>,
+    /// `lab.mapped`: whether the file system is on a mapped device, as 0 or 1.
+    pub(crate) mapped: bool,
     /// `lab.encrypted`: whether the image is encrypted, as 0 or 1.
     pub(crate) encrypted: bool,
 }
@@ -70,6 +73,8 @@ pub(crate) enum Role {
     Stale,
     /// C, which uses one of A's file systems after the other.
     StaleKinds,
+    /// C, which sets A's mapped device up and uses the file system on it.
+    StaleMapped,
     /// C, which resumes A although that failed too often.
     ResumeAgain,
     /// C after a power cut, which resumes A, or boots normally if there is nothing to resume.
@@ -84,6 +89,8 @@ pub(crate) enum Role {
     SavePanics,
     /// A, whose B hangs.
     SaveHangs,
+    /// A, whose B stands still with its kernel.
+    SaveStuck,
     /// A, which is saved and resumed by `kjump`, and held up by nothing else meanwhile.
     BenchKjump,
     /// The same, after it told the command line of a kernel that resumes it by itself.
@@ -98,7 +105,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 25] = [
+    const NAMES: [(&str, Self); 27] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("hibernate-in-place", Self::HibernateInPlace),
@@ -114,11 +121,13 @@ impl Role {
         ("recover", Self::Recover),
         ("resume-again", Self::ResumeAgain),
         ("stale-kinds", Self::StaleKinds),
+        ("stale-mapped", Self::StaleMapped),
         ("save-full", Self::SaveFull),
         ("save-io-error", Self::SaveIoError),
         ("save-vanishes", Self::SaveVanishes),
         ("save-panics", Self::SavePanics),
         ("save-hangs", Self::SaveHangs),
+        ("save-stuck", Self::SaveStuck),
         ("bench-kjump", Self::BenchKjump),
         ("bench-kjump-in-place", Self::BenchKjumpInPlace),
         ("bench-kjump-resume", Self::BenchKjumpResume),
@@ -152,6 +161,7 @@ impl Parameters {
             codec: None,
             kinds: false,
             modules: Vec::new(),
+            mapped: false,
             encrypted: false,
         };
         let ours = line
@@ -185,6 +195,7 @@ impl Parameters {
                 "keep_free" => parameters.keep_free = switch(value).with_context(wrong)?,
                 "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
                 "modules" => parameters.modules = value.split(',').map(str::to_owned).collect(),
+                "mapped" => parameters.mapped = switch(value).with_context(wrong)?,
                 "encrypted" => parameters.encrypted = switch(value).with_context(wrong)?,
                 _ => bail!("unknown parameter lab.{key}"),
             }

@@ -17,7 +17,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{bench, console, key, kinds, kjump, machine, refusals, save, stale};
+use crate::{bench, console, key, kinds, kjump, machine, mapped, refusals, save, stale};
 
 /// How much of memory C keeps full of that, in percent. With more there would be no room for the next
 /// kernel.
@@ -47,12 +47,18 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::Refused => stale::refused(&parameters.expect),
         Role::Stale => stale::stale(),
         Role::StaleKinds => kinds::stale(),
+        Role::StaleMapped => mapped::stale(),
         Role::Recover => recover(parameters),
         Role::SaveFull => fail_and_hibernate(parameters, save::full),
         Role::SaveIoError => fail_and_hibernate(parameters, save::io_error),
         Role::SaveVanishes => fail_and_hibernate(parameters, save::vanishes),
         Role::SavePanics => break_down(parameters, "rdinit=/none"),
         Role::SaveHangs => break_down(parameters, "kjump.patience=15"),
+        // It panics of an NMI, and stays there. By default, the watchdog waits for 30 s.
+        Role::SaveStuck => break_down(
+            parameters,
+            "unknown_nmi_panic panic=0 i6300esb.heartbeat=15",
+        ),
         Role::BenchKjump => bench::kjump(parameters),
         Role::BenchKjumpInPlace => bench::kjump_in_place(parameters),
         Role::BenchKjumpResume => bench::kjump_resume(parameters),
@@ -76,6 +82,9 @@ fn bounce(parameters: &Parameters) -> Result<()> {
 fn hibernate(parameters: &Parameters) -> Result<()> {
     if parameters.kinds {
         kinds::use_all()?;
+    }
+    if parameters.mapped {
+        mapped::set_up()?;
     }
     let image = disk::image_disk()?;
     let mut hibernate = vec!["hibernate", "--image", &image];
@@ -166,6 +175,9 @@ fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     // These have no key, and are told so, which is looked at below.
     if !parameters.encrypted {
         refusals::ask(refusals::BEFORE_RESUME)?;
+    }
+    if !parameters.expect.is_empty() {
+        stale::accepted(&parameters.expect)?;
     }
     let image = disk::image_disk()?;
     let mut resume = vec!["resume", "--image", &image];

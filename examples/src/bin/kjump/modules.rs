@@ -25,12 +25,10 @@ pub(crate) fn in_use(volumes: &[Volume], image: Option<&Path>) -> Result<Vec<Blo
     let looked_at = volumes
         .iter()
         .filter(|volume| volume.state != VolumeState::Exempt)
-        .map(|volume| Path::new(&volume.device));
-    let mut devices = Vec::new();
-    for path in image.into_iter().chain(looked_at) {
-        devices.extend(BlockDevice::open(path)?);
-    }
-    Ok(devices)
+        // What is no block device here cannot be looked at there, which is told when that is planned.
+        .filter_map(|volume| BlockDevice::open(Path::new(&volume.device)).ok()?);
+    let image = image.map(BlockDevice::open).transpose()?.flatten();
+    Ok(image.into_iter().chain(looked_at).collect())
 }
 
 /// The modules that a kernel of the release `its` has to load to see `devices`, and those that were `asked` for
