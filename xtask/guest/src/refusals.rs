@@ -6,7 +6,7 @@ use std::io::Read;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::kjump::{self, KERNEL};
-use crate::{console, disk, machine};
+use crate::{console, disk, machine, mapped};
 
 /// A request, and what has to be in the answer.
 pub(crate) struct Refusal {
@@ -94,6 +94,19 @@ pub(crate) const BAD_REQUESTS: &[Refusal] = &[
                 "64M",
             ],
             &["window", "initramfs", "too small"],
+        )
+    },
+    refusal(
+        "module that is not there",
+        &["load", "--kernel", KERNEL, "--module", "nosuch"],
+        &["module nosuch (for --module)", "/lib/modules/", "depmod"],
+    ),
+    Refusal {
+        status: 2,
+        ..refusal(
+            "module beside an initrd of the user's own",
+            &["load", "--initrd", KERNEL, "--module", "xfs"],
+            &["--initrd", "cannot be used with", "--module"],
         )
     },
     refusal(
@@ -215,6 +228,16 @@ pub(crate) const AFTER_RESUME: &[Refusal] = &[
     refusal("second jump", &["jump"], &["nothing is loaded"]),
 ];
 
+/// What is answered where the image is to go to a device that is made of others.
+pub(crate) const MAPPED_TARGET: &[Refusal] = &[refusal(
+    "image on a mapped device",
+    &["hibernate", "--image", mapped::DEVICE, "--kernel", KERNEL],
+    &[
+        "/dev/dm-0 is a device of the device mapper",
+        "a disk or a partition",
+    ],
+)];
+
 const fn refusal(
     name: &'static str,
     arguments: &'static [&'static str],
@@ -318,6 +341,7 @@ mod tests {
             BAD_REQUESTS,
             BEFORE_RESUME,
             AFTER_RESUME,
+            MAPPED_TARGET,
         ] {
             for (number, request) in requests.iter().enumerate() {
                 let name = request.name;

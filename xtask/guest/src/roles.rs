@@ -85,6 +85,7 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
     }
     if parameters.mapped {
         mapped::set_up()?;
+        refusals::ask(refusals::MAPPED_TARGET)?;
     }
     let image = disk::image_disk()?;
     let mut hibernate = vec!["hibernate", "--image", &image];
