@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -314,8 +316,13 @@ fn write(name: &str, bytes: &[u8]) -> Result<()> {
 
 /// Takes all memory but so many bytes, for as long as the machine runs.
 fn leave(bytes: u64) -> Result<()> {
-    let taken = machine::available_memory()?.saturating_sub(bytes);
-    Box::leak(vec![1_u8; usize::try_from(taken)?].into_boxed_slice());
+    // What was freed just now may lie in the lists of single CPUs, which the kernel does not count as
+    // available, and gives back little by little (`decay_pcp_high` in `mm/page_alloc.c`).
+    for _ in 0..30 {
+        let taken = machine::available_memory()?.saturating_sub(bytes);
+        Box::leak(vec![1_u8; usize::try_from(taken)?].into_boxed_slice());
+        thread::sleep(Duration::from_millis(100));
+    }
     Ok(())
 }
 
