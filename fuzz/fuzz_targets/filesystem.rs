@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::io;
 
 use arbitrary::Arbitrary;
-use kjump::filesystem::recognise;
+use kjump::filesystem::recognise_as;
 use kjump_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 use vmcore::ReadAt;
@@ -31,6 +31,10 @@ enum Kind {
     Swap,
     Luks1,
     Luks2,
+    Lvm,
+    Md11,
+    Md12,
+    Encrypted,
     None,
 }
 
@@ -136,7 +140,25 @@ fn superblock(kind: Kind) -> (u64, usize, &'static [(usize, &'static [u8])]) {
                 ),
             ],
         ),
-        Kind::None => (0, 4096, &[]),
+        Kind::Lvm => (
+            512,
+            512,
+            &[
+                (0, b"LABELONE"),
+                (20, &[32]),
+                (24, b"LVM2 001"),
+                (73, &[0, 0x10]),
+                (105, &[0x10]),
+                (113, &[0xf0, 0x0f]),
+            ],
+        ),
+        Kind::Md11 => (0, 4096, &[(0, b"\xfc\x4e\x2b\xa9\x01"), (129, &[8])]),
+        Kind::Md12 => (
+            4096,
+            4096,
+            &[(0, b"\xfc\x4e\x2b\xa9\x01"), (129, &[8]), (144, &[8])],
+        ),
+        Kind::Encrypted | Kind::None => (0, 4096, &[]),
     }
 }
 
@@ -183,7 +205,14 @@ fuzz_target!(|input: Input<'_>| {
         pieces,
         read: Cell::new(0),
     };
-    let found = bounded(256 << 10, || recognise(&device)).expect("this device can be read");
+    // These have to be known.
+    let known = match input.kind {
+        Kind::Md11 | Kind::Md12 => "md",
+        Kind::Encrypted => "encrypted",
+        _ => "",
+    };
+    let found =
+        bounded(256 << 10, || recognise_as(&device, known)).expect("this device can be read");
     assert!(
         device.read.get() <= RECOGNITION,
         "{} bytes were read",
@@ -196,7 +225,16 @@ fuzz_target!(|input: Input<'_>| {
         "{found:?}"
     );
     if let (
-        Kind::Ext | Kind::Xfs | Kind::Btrfs | Kind::Fat | Kind::Swap | Kind::Luks1 | Kind::Luks2,
+        Kind::Ext
+        | Kind::Xfs
+        | Kind::Btrfs
+        | Kind::Fat
+        | Kind::Swap
+        | Kind::Luks1
+        | Kind::Luks2
+        | Kind::Lvm
+        | Kind::Md11
+        | Kind::Md12,
         true,
     ) = (input.kind, input.words.is_empty() && input.rest.is_empty())
     {

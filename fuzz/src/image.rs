@@ -3,8 +3,8 @@
 use arbitrary::Arbitrary;
 use rapidhash::v3::rapidhash_v3;
 use vmcore::image::{
-    Digest, HEADER_SIZE, Header, Identity, Image, ImageError, ImageId, ImageMemory, ImageStream,
-    Paging, Platform, Volume, VolumeState,
+    Component, Digest, HEADER_SIZE, Header, Identity, Image, ImageError, ImageId, ImageMemory,
+    ImageStream, Mapping, Paging, Platform, Segment, Stripe, Volume, VolumeState,
 };
 use vmcore::{MemoryKind, PageClass, PhysAddr, PhysRange, RangeMap};
 
@@ -38,7 +38,51 @@ pub struct IdentitySpec {
 struct VolumeSpec {
     texts: [String; 4],
     size: u64,
+    mapping: Option<MappingSpec>,
     state: StateSpec,
+}
+
+/// Sizes of components, and segments: length, chunk, and for each stripe its component and where it begins.
+#[derive(Arbitrary, Clone, Debug)]
+struct MappingSpec {
+    components: Vec<(String, Number)>,
+    segments: Vec<(Number, Number, Vec<(u8, Number)>)>,
+}
+
+impl MappingSpec {
+    /// The mapping, if it is one.
+    fn build(self) -> Option<Mapping> {
+        let component = |(text, size): (String, Number)| Component {
+            device: text.clone(),
+            kind: text.clone(),
+            uuid: text,
+            size: size.get(),
+        };
+        let stripe = |(component, start): (u8, Number)| Stripe {
+            component: component.into(),
+            start: start.get(),
+        };
+        let segment = |(len, chunk, stripes): (Number, Number, Vec<(u8, Number)>)| Segment {
+            len: len.get(),
+            chunk: chunk.get(),
+            stripes: stripes.into_iter().map(stripe).collect(),
+        };
+        let components: Vec<_> = self.components.into_iter().map(component).collect();
+        if components
+            .iter()
+            .any(|component| component.device.len() > 4096)
+        {
+            return None;
+        }
+        let segments = self.segments.into_iter().map(segment).collect();
+        let mapping = Mapping::new(components, segments)?;
+        for (component, range) in mapping.ranges() {
+            assert!(range.end <= mapping.components()[component].size);
+        }
+        assert!(mapping.locate(mapping.size() - 1).is_some());
+        assert!(mapping.locate(mapping.size()).is_none());
+        Some(mapping)
+    }
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -57,6 +101,7 @@ impl VolumeSpec {
             kind,
             uuid,
             size: self.size,
+            mapping: self.mapping.and_then(MappingSpec::build),
             state: match self.state {
                 StateSpec::Pending => VolumeState::Pending,
                 StateSpec::Exempt => VolumeState::Exempt,

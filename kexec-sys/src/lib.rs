@@ -57,6 +57,7 @@
 
 mod call;
 mod cause;
+mod device_mapper;
 mod diagnosis;
 mod error;
 mod evidence;
@@ -70,6 +71,7 @@ mod state;
 
 pub use call::Call;
 pub use cause::{Cause, ImageKind, KernelOption};
+pub use device_mapper::DeviceMapperTable;
 pub use error::Error;
 pub use evidence::{Evidence, Lockdown};
 pub use flags::{Arch, FileLoadFlags, LoadFlags};

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use kexec_image::{Machine, window};
 use kexec_sys::{Cause, Evidence, KernelState, LoadFlags, Lockdown, Segment};
 use vmcore::PAGE_SIZE;
-
-use vmcore::image::Seal;
+use vmcore::image::{Seal, Volume};
 
 use crate::error::chain;
-use crate::{Resumption, machine};
+use crate::{Resumption, machine, volumes};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,7 +98,8 @@ pub fn examine() -> Vec<Finding> {
         Ok(machine) => findings.extend(
             memory(&machine)
                 .into_iter()
-                .chain([firmware(root, &machine)]),
+                .chain([firmware(root, &machine)])
+                .chain(machine.volumes.iter().map(volume)),
         ),
         Err(error) => findings.push(Finding::obstacle(
             "memory map",
@@ -239,6 +239,15 @@ fn firmware(root: &Path, machine: &Machine) -> Finding {
     }
 }
 
+/// Will other kernels see whether somebody uses this device while the machine sleeps, and by what?
+fn volume(volume: &Volume) -> Finding {
+    const CHECK: &str = "volume";
+    match volumes::is_visible(volume) {
+        Ok(()) => Finding::good(CHECK, volumes::describe(volume)),
+        Err(error) => Finding::new(CHECK, Status::Obstacle, error.to_string(), None),
+    }
+}
+
 /// What a kernel needs to save and to restore; the running one is the usual choice.
 const OPTIONS: [(&str, &str); 5] = [
     ("CONFIG_KEXEC_JUMP", "to jump away and come back"),
@@ -295,6 +304,8 @@ fn read_config(root: &Path) -> Option<(PathBuf, String)> {
 
 #[cfg(test)]
 mod tests {
+    use vmcore::image::VolumeState;
+
     use super::*;
 
     #[test]
@@ -336,6 +347,27 @@ mod tests {
             .collect();
         assert_eq!(details.len(), 3);
         assert!(details[0].contains("CAP_SYS_BOOT") && details[1].contains("container"));
+    }
+
+    #[test]
+    fn volumes_are_told_and_what_is_looked_at() {
+        let at = |kind: &str| Volume {
+            device: "/dev/vda2".to_owned(),
+            used: "mounted at /srv".to_owned(),
+            kind: kind.to_owned(),
+            uuid: "a-number".to_owned(),
+            size: 1 << 30,
+            mapping: None,
+            state: VolumeState::Pending,
+        };
+        let good = volume(&at("ext4"));
+        assert_eq!(good.status, Status::Good);
+        for words in ["ext4 a-number", "/dev/vda2", "/srv", "journal"] {
+            assert!(good.detail.contains(words), "{good:?}");
+        }
+        let bad = volume(&at("on dm-thin"));
+        assert_eq!(bad.status, Status::Obstacle);
+        assert!(bad.detail.contains("--allow-unread /dev/vda2"), "{bad:?}");
     }
 
     #[test]

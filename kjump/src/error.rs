@@ -308,13 +308,15 @@ pub enum Error {
     },
     /// A device that the machine uses cannot be read by other kernels.
     #[error(
-        "{device} ({used}) is made of other devices, and the saving kernel cannot see whether somebody writes to it before this machine is resumed; say --allow-unread {device} if nobody will"
+        "{device} ({used}) is {why}: the saving kernel cannot see whether somebody writes to it before this machine is resumed. Unmount it, or say --allow-unread {device} if nobody will"
     )]
     HiddenVolume {
         /// The device.
         device: String,
         /// What it is used for.
         used: String,
+        /// What it is on, and why that cannot be looked at.
+        why: String,
     },
     /// A device that is to be left alone is not in use.
     #[error(
@@ -339,29 +341,27 @@ pub enum Error {
     },
     /// A device that the sleeping machine uses is mounted here.
     #[error(
-        "{volume} on {} is {used} here, and the sleeping machine has it mounted too; resume before anything of that machine's is mounted",
-        path.display()
+        "{volume} on {place} is {used} here, and the sleeping machine has it mounted too; resume before anything of that machine's is mounted"
     )]
     MountedVolume {
         /// What is on the device.
         volume: String,
-        /// The device.
-        path: PathBuf,
+        /// The device, or those that it is made of.
+        place: String,
         /// What it is used for here.
         used: String,
     },
     /// A device that the sleeping machine uses was written to.
     #[error(
-        "{volume}, here on {} and {used} in the sleeping machine, was written to since that was saved{}; resuming it now would destroy what is there. `kjump discard {}` gives the image up",
-        path.display(),
+        "{volume}, here on {place} and {used} in the sleeping machine, was written to since that was saved{}; resuming it now would destroy what is there. `kjump discard {}` gives the image up",
         since.map_or(String::new(), |since| format!(" (last at {since})")),
         image.display()
     )]
     UsedVolume {
         /// What is on the device.
         volume: String,
-        /// The device.
-        path: PathBuf,
+        /// The device, or those that it is made of.
+        place: String,
         /// What it is used for.
         used: String,
         /// When it was written last, if it tells.

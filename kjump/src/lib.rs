@@ -55,6 +55,7 @@ mod calibration;
 mod clock;
 mod crashed;
 mod device;
+mod device_mapper;
 pub mod doctor;
 mod error;
 pub mod filesystem;

@@ -72,6 +72,47 @@ pub(crate) fn create_ext4(path: &Path, mib: u64) -> Result<()> {
     run(Command::new("mkfs.ext4").arg("-q").arg(path)).map(drop)
 }
 
+/// Makes of `whole`, a disk of `mib` MiB, the disk `to` as LVM might: in the first MiB is a label, then comes the
+/// second half, and then the first one. The guest puts them together.
+pub(crate) fn divide(whole: &Path, to: &Path, mib: u64) -> Result<()> {
+    let (mut first, second) = halves(whole, 0, mib)?;
+    let mut bytes = vec![0; 1 << 20];
+    // As `filesystem/lvm.rs` of kjump has it: one place of data, and one of metadata.
+    bytes[512..520].copy_from_slice(b"LABELONE");
+    for (at, word) in [
+        (520, 1),
+        (532, 32),
+        (584, 1 << 20),
+        (616, 4096),
+        (624, (1 << 20) - 4096),
+    ] {
+        bytes[at..at + 8].copy_from_slice(&u64::to_le_bytes(word));
+    }
+    bytes[536..544].copy_from_slice(b"LVM2 001");
+    bytes[544..576].copy_from_slice(b"labLabLabLabLabLabLabLabLabLabLa");
+    bytes.extend(second);
+    bytes.append(&mut first);
+    fs::write(to, bytes).with_context(|| format!("writing {}", to.display()))
+}
+
+/// Makes `whole` again of the disk `from`, as [`divide`] has it.
+pub(crate) fn join(from: &Path, whole: &Path, mib: u64) -> Result<()> {
+    let (second, first) = halves(from, 1, mib)?;
+    fs::write(whole, [first, second].concat())
+        .with_context(|| format!("writing {}", whole.display()))
+}
+
+/// Two halves of `mib` MiB, from the MiB `start` of `disk` on.
+fn halves(disk: &Path, start: usize, mib: u64) -> Result<(Vec<u8>, Vec<u8>)> {
+    let half = usize::try_from(mib / 2)? << 20;
+    let bytes = fs::read(disk).with_context(|| format!("reading {}", disk.display()))?;
+    let bytes = bytes.get(start << 20..).unwrap_or_default();
+    let (first, second) = bytes
+        .split_at_checked(half)
+        .context("the disk is too small")?;
+    Ok((first.to_vec(), second.to_vec()))
+}
+
 /// Makes disks with file systems of other kinds than ext4, and one for swap, as files in `folder`: in the
 /// order in which the guest looks for them.
 pub(crate) fn create_kinds(folder: &Path) -> Result<Vec<PathBuf>> {

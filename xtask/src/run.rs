@@ -145,7 +145,12 @@ impl Runner<'_> {
                 encrypted::keep_header(&parts.disks[1], parts.folder.path(), number)?;
             }
         }
-        judge(run, &boots, &parts.disks[0]).with_context(|| {
+        let mut data = parts.disks[0].clone();
+        if run.settings.mapped {
+            data = parts.folder.path().join("joined");
+            disk::join(&parts.disks[0], &data, DATA_DISK)?;
+        }
+        judge(run, &boots, &data).with_context(|| {
             let logs = runs_folder().join(&run.label);
             format!("judged by {}-*.log", logs.display())
         })?;
@@ -186,7 +191,13 @@ impl Runner<'_> {
             settings.kinds,
         )?;
         let data = path("data");
-        disk::create_ext4(&data, DATA_DISK)?;
+        if settings.mapped {
+            let whole = path("whole");
+            disk::create_ext4(&whole, DATA_DISK)?;
+            disk::divide(&whole, &data, DATA_DISK)?;
+        } else {
+            disk::create_ext4(&data, DATA_DISK)?;
+        }
         let (image, removable) = (path("image"), path("removable"));
         for disk in [&image, &removable] {
             // Memory that does not compress at all, and some room for what describes it.
@@ -233,6 +244,7 @@ impl Runner<'_> {
             format!("lab.churn={}", settings.churn),
             format!("lab.keep_free={}", u8::from(settings.keep_free)),
             format!("lab.kinds={}", u8::from(settings.kinds)),
+            format!("lab.mapped={}", u8::from(settings.mapped)),
             format!("lab.encrypted={}", u8::from(settings.encrypted)),
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.

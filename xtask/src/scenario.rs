@@ -134,6 +134,24 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..small()
         }),
         scenario(
+            "stale-mapped",
+            "ext4 on a mapped device: its use is noticed where its pieces lie, and so are changes of the map",
+            Course::SaveThen("stale-mapped"),
+        )
+        .on(Settings {
+            mapped: true,
+            ..small()
+        }),
+        scenario(
+            "loop-mapped",
+            "the loop with ext4 on a mapped device, which only A has set up",
+            Course::Loop,
+        )
+        .on(Settings {
+            mapped: true,
+            ..small()
+        }),
+        scenario(
             "save-full",
             "the disk for the image is full: A hears of it, goes on, and hibernates to another",
             Course::SaveFails("save-full", Change::Nothing),

@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) keep_free: bool,
     /// Whether it has disks with file systems of all kinds, and A has them mounted.
     pub(crate) kinds: bool,
+    /// Whether its ext4 file system is on a mapped device, whose two pieces are on a disk the other way round.
+    pub(crate) mapped: bool,
     /// Whether the image is encrypted.
     pub(crate) encrypted: bool,
 }
@@ -63,6 +65,7 @@ impl Default for Settings {
             append: String::new(),
             keep_free: false,
             kinds: false,
+            mapped: false,
             encrypted: false,
         }
     }
@@ -137,6 +140,7 @@ impl Overrides {
             append: self.append.unwrap_or(settings.append),
             keep_free: self.keep_free || settings.keep_free,
             kinds: settings.kinds,
+            mapped: settings.mapped,
             encrypted: self.encrypted || settings.encrypted,
         }
     }
@@ -194,6 +198,7 @@ mod tests {
                 append: "init_on_free=1".to_owned(),
                 keep_free: true,
                 kinds: false,
+                mapped: false,
                 encrypted: true,
             })
         );

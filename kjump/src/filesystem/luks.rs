@@ -10,11 +10,7 @@ use std::io;
 use byteorder::{BE, ByteOrder};
 use vmcore::ReadAt;
 
-use super::{FileSystem, be32, label, place, read};
-
-/// How much of what is encrypted is taken from its beginning, and from its end.
-const CONTENTS: u64 = 4 << 20;
-const END: u64 = 64 << 10;
+use super::{CONTENTS, END, FileSystem, be32, label, place, read};
 
 pub(super) fn recognise(device: &impl ReadAt) -> io::Result<Option<FileSystem>> {
     let Some(header) = read::<4096>(device, 0)? else {

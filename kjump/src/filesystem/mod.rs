@@ -9,9 +9,12 @@
 //! What is on a device is hostile until checked: a few MiB at most are read, whatever it claims.
 
 mod btrfs;
+mod encrypted;
 mod ext;
 mod fat;
 mod luks;
+mod lvm;
+mod md;
 mod swap;
 mod unknown;
 mod xfs;
@@ -43,6 +46,16 @@ pub struct FileSystem {
 /// One kind of file system: reads it, if it is there.
 type Reader<S> = fn(&S) -> io::Result<Option<FileSystem>>;
 
+/// What a logical volume on an encrypted device is, for those who have no key.
+pub(crate) const ENCRYPTED: &str = encrypted::KIND;
+/// What a member of a RAID array is.
+pub(crate) const MEMBER: &str = md::KIND;
+
+/// How much is taken of the beginning, and of the end, of what cannot be read: all file systems that are known
+/// here have their superblocks there.
+const CONTENTS: u64 = 4 << 20;
+const END: u64 = 128 << 10;
+
 /// The most bytes that are read for a digest.
 const MOST: u64 = 32 << 20;
 
@@ -53,12 +66,13 @@ const MOST: u64 = 32 << 20;
 ///
 /// What the reading met.
 pub fn recognise(device: &impl ReadAt) -> io::Result<FileSystem> {
-    let readers: [Reader<_>; 6] = [
+    let readers: [Reader<_>; 7] = [
         luks::recognise,
         xfs::recognise,
         btrfs::recognise,
         ext::recognise,
         swap::recognise,
+        lvm::recognise,
         // Last of those that are known: what says FAT may be the boot sector of something else.
         fat::recognise,
     ];
@@ -68,6 +82,36 @@ pub fn recognise(device: &impl ReadAt) -> io::Result<FileSystem> {
         }
     }
     Ok(unknown::describe(device))
+}
+
+/// Finds out what is on `device`, which is known to be of `kind`. Of what [`recognise`] would take for something
+/// else, a member of an array and what is encrypted, that has to be known.
+///
+/// # Errors
+///
+/// What the reading met.
+pub fn recognise_as(device: &impl ReadAt, kind: &str) -> io::Result<FileSystem> {
+    match kind {
+        MEMBER => Ok(md::recognise(device)?.unwrap_or_else(|| unknown::describe(device))),
+        ENCRYPTED => Ok(encrypted::describe(device)),
+        _ => recognise(device),
+    }
+}
+
+/// What is looked at of a device of this kind, in words.
+pub(crate) fn looked_at(kind: &str) -> &'static str {
+    match kind {
+        "ext2" => "its superblock and group descriptors",
+        "ext3" | "ext4" => "its superblock, group descriptors and the head of its journal",
+        "xfs" => "the headers of its first group and its log around the head",
+        "btrfs" => "its superblocks",
+        "vfat" => "its boot sector, table and root directory",
+        "swap" => "its beginning, and a page here and there",
+        "luks1" | "luks2" => "its headers, and the beginning and the end of what is encrypted",
+        lvm::KIND => "its label and metadata",
+        md::KIND => "its superblock, and the beginning and the end of its data",
+        _ => "its beginning and its end",
+    }
 }
 
 impl FileSystem {

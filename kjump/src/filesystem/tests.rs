@@ -156,6 +156,57 @@ fn luks1() -> Pieces {
     vec![(0, block)]
 }
 
+const PV: &[u8; 32] = b"ZBW5qWdXF20bGwZCad2RlVphwu1c1RFt";
+const PV_TEXT: &str = "ZBW5qW-dXF2-0bGw-ZCad-2RlV-phwu-1c1RFt";
+
+fn lvm() -> Pieces {
+    let mut block = vec![0; 512];
+    put(&mut block, 0, b"LABELONE");
+    put(&mut block, 8, &1u64.to_le_bytes());
+    put(&mut block, 20, &32u32.to_le_bytes());
+    put(&mut block, 24, b"LVM2 001");
+    put(&mut block, 32, PV);
+    put(&mut block, 64, &SIZE.to_le_bytes());
+    // One place of data, and two of metadata.
+    for (at, word) in [
+        (72, 1 << 20),
+        (104, 4096),
+        (112, (1 << 20) - 4096),
+        (120, SIZE - (1 << 20)),
+        (128, 1 << 20),
+    ] {
+        put(&mut block, at, &u64::to_le_bytes(word));
+    }
+    vec![(512, block)]
+}
+
+/// A member of an array, by the version of its superblock.
+fn md(minor: u32) -> Pieces {
+    let (at, start, len) = match minor {
+        0 => (0, 0, 0),
+        1 => (0, 2048_u64, SIZE / 512 - 2048),
+        2 => (4096, 2048, SIZE / 512 - 2048),
+        _ => (SIZE - 8192, 0, SIZE / 512 - 16),
+    };
+    let mut block = vec![0; 4096];
+    put(&mut block, 0, &0xa92b_4efc_u32.to_le_bytes());
+    if minor == 0 {
+        put(&mut block, 8, &90u32.to_le_bytes());
+        put(&mut block, 20, &UUID[..4]);
+        put(&mut block, 52, &UUID[4..]);
+        put(&mut block, 3968, &3u32.to_le_bytes());
+        return vec![(SIZE - (64 << 10), block)];
+    }
+    put(&mut block, 4, &1u32.to_le_bytes());
+    put(&mut block, 16, &UUID);
+    put(&mut block, 32, b"host:0");
+    put(&mut block, 128, &start.to_le_bytes());
+    put(&mut block, 136, &len.to_le_bytes());
+    put(&mut block, 144, &(at / 512).to_le_bytes());
+    put(&mut block, 160, &3u32.to_le_bytes());
+    vec![(at, block)]
+}
+
 const SIZE: u64 = 64 << 20;
 
 /// Each kind, and bytes that change when it is used.
@@ -186,6 +237,20 @@ fn kinds() -> Vec<(&'static str, Pieces, Vec<u64>)> {
         ("swap", swap(), vec![1050, 4096, (2 << 20) + 7]),
         ("luks2", luks2(), vec![9, (8 << 20) + 1080]),
         ("luks1", luks1(), vec![9, (2 << 20) + 1080]),
+        (
+            "lvm",
+            lvm(),
+            vec![513, 4096 + 40, (1 << 20) - 1, SIZE - (1 << 20) + 9],
+        ),
+        (
+            "md",
+            md(0),
+            vec![SIZE - (64 << 10) + 128, 1080, SIZE - (64 << 10) - 9],
+        ),
+        ("md", md(1), vec![192, (1 << 20) + 1080, SIZE - 9]),
+        ("md", md(2), vec![4096 + 200, (1 << 20) + 1080, SIZE - 9]),
+        ("md", md(3), vec![SIZE - 8192 + 192, 1080, SIZE - 8192 - 9]),
+        ("encrypted", ext4(), vec![1080, (4 << 20) - 1, SIZE - 9]),
         ("unknown", vec![(7, vec![1])], vec![3, SIZE - 1]),
     ]
 }
@@ -194,7 +259,7 @@ fn kinds() -> Vec<(&'static str, Pieces, Vec<u64>)> {
 fn each_kind_is_known_and_each_change_is_noticed() {
     for (kind, pieces, changes) in kinds() {
         let device = Device::new(SIZE, pieces.clone());
-        let found = recognise(&device).unwrap();
+        let found = recognise_as(&device, kind).unwrap();
         assert_eq!(found.kind, kind);
         let digest = found.digest(&device).unwrap();
         assert_eq!(digest, found.digest(&device).unwrap());
@@ -204,7 +269,7 @@ fn each_kind_is_known_and_each_change_is_noticed() {
             let mut pieces = pieces.clone();
             pieces.push((at, vec![byte[0] ^ 4]));
             let device = Device::new(SIZE, pieces);
-            let found = recognise(&device).unwrap();
+            let found = recognise_as(&device, kind).unwrap();
             assert_ne!(found.digest(&device).unwrap(), digest, "{kind} at {at}");
         }
     }
@@ -229,6 +294,26 @@ fn names_are_read() {
         ("root", Some(1_700_000_009))
     );
     assert_eq!(found(xfs()).label, "data");
+    assert_eq!(found(lvm()).uuid, PV_TEXT);
+    for version in 0..4 {
+        let member = recognise_as(&Device::new(SIZE, md(version)), MEMBER).unwrap();
+        assert_eq!(member.uuid, format!("{UUID_TEXT} device 3"));
+    }
+}
+
+#[test]
+fn what_was_a_member_once_is_what_it_is_now() {
+    // A superblock at the end is left over, and a file system was made since.
+    for version in [0, 3] {
+        let device = Device::new(SIZE, [ext4(), md(version)].concat());
+        assert_eq!(recognise(&device).unwrap().kind, "ext4");
+        assert_eq!(recognise_as(&device, MEMBER).unwrap().kind, MEMBER);
+    }
+    // One that is a copy from another place is none.
+    let mut moved = md(2);
+    moved[0].0 = 0;
+    let found = recognise_as(&Device::new(SIZE, moved), MEMBER).unwrap();
+    assert_eq!(found.kind, "unknown");
 }
 
 #[test]
@@ -274,14 +359,14 @@ proptest! {
         changes in prop::collection::vec((0usize..1 << 16, any::<u8>()), 0..40),
         size in prop_oneof![0u64..1 << 16, Just(SIZE), Just(1 << 60), any::<u64>()],
     ) {
-        let mut pieces = kinds().swap_remove(kind).1;
+        let (name, mut pieces, _) = kinds().swap_remove(kind);
         for (at, byte) in changes {
             let piece = &mut pieces[0];
             let at = at % piece.1.len();
             piece.1[at] = byte;
         }
         let device = Device::new(size, pieces);
-        let found = recognise(&device).unwrap();
+        let found = recognise_as(&device, name).unwrap();
         prop_assert!(device.read.get() <= RECOGNITION, "{}", device.read.get());
         prop_assert!(found.places.len() <= 300);
         device.read.set(0);
@@ -291,15 +376,17 @@ proptest! {
 
     #[test]
     fn any_bytes_are_something(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
-        let found = recognise(&bytes).unwrap();
-        found.digest(&bytes).unwrap();
+        for kind in ["", MEMBER, ENCRYPTED] {
+            let found = recognise_as(&bytes, kind).unwrap();
+            found.digest(&bytes).unwrap();
+        }
     }
 
     #[test]
     fn every_byte_of_a_place_counts(kind in 0..kinds().len(), which: prop::sample::Index, at: prop::sample::Index) {
-        let (_, mut pieces, _) = kinds().swap_remove(kind);
+        let (kind, mut pieces, _) = kinds().swap_remove(kind);
         let device = Device::new(SIZE, pieces.clone());
-        let found = recognise(&device).unwrap();
+        let found = recognise_as(&device, kind).unwrap();
         let digest = found.digest(&device).unwrap();
         let place = which.get(&found.places).clone();
         let len = (place.end.min(SIZE)).saturating_sub(place.start);
@@ -309,6 +396,6 @@ proptest! {
         device.read_exact_at(&mut byte, at).unwrap();
         pieces.push((at, vec![!byte[0]]));
         let device = Device::new(SIZE, pieces);
-        prop_assert_ne!(recognise(&device).unwrap().digest(&device).unwrap(), digest);
+        prop_assert_ne!(recognise_as(&device, kind).unwrap().digest(&device).unwrap(), digest);
     }
 }

@@ -116,10 +116,10 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// [`ImageError::Malformed`] if the machine's memory map is too long for a header.
+    /// [`ImageError::Malformed`] if the machine's memory map or its volumes are too long for a header.
     pub(super) fn encode(&self, protection: &Protection) -> Result<Vec<u8>, ImageError> {
         let too_long = || ImageError::Malformed {
-            what: "the memory map is too long",
+            what: "the memory map or the list of volumes is too long",
         };
         let mut block = Writer::default();
         block.raw(Self::MAGIC);

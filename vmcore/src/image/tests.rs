@@ -27,8 +27,30 @@ fn volume(device: &str, state: VolumeState) -> Volume {
         kind: "ext4".into(),
         uuid: "0d1f1b06-6c4a-4a3b-a0a1-1f0a5c7a1234".into(),
         size: 1 << 30,
+        mapping: None,
         state,
     }
+}
+
+fn mapping() -> Mapping {
+    let component = |device: &str| Component {
+        device: device.into(),
+        kind: "lvm".into(),
+        uuid: "ZBW5qW-dXF2-0bGw-ZCad-2RlV-phwu-1c1RFt".into(),
+        size: 1 << 30,
+    };
+    let stripe = |component| Stripe {
+        component,
+        start: 1 << 20,
+    };
+    let components = vec![component("/dev/vda2"), component("/dev/vdb")];
+    let striped = Segment {
+        len: 512 << 20,
+        chunk: 64 << 10,
+        stripes: vec![stripe(0), stripe(1)],
+    };
+    let linear = Segment::linear(512 << 20, 1, 512 << 20);
+    Mapping::new(components, vec![striped, linear]).unwrap()
 }
 
 fn identity(pages: u64) -> Identity {
@@ -65,6 +87,10 @@ fn identity(pages: u64) -> Identity {
         volumes: vec![
             volume("/dev/vda1", VolumeState::Pending),
             volume("/dev/vda2", VolumeState::Exempt),
+            Volume {
+                mapping: Some(mapping()),
+                ..volume("/dev/dm-0", VolumeState::Pending)
+            },
             volume(
                 "/dev/vda3",
                 VolumeState::Known {

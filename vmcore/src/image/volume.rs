@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Mapping;
 use super::wire::{Reader, Writer};
 
 /// A digest of the places of a device that change when it is used: SHA-256.
@@ -28,6 +29,8 @@ pub struct Volume {
     pub uuid: String,
     /// Its size in bytes.
     pub size: u64,
+    /// Where its bytes are if it is made of other devices, which other kernels have not put together.
+    pub mapping: Option<Mapping>,
     /// What was on it when the machine stood still.
     pub state: VolumeState,
 }
@@ -58,6 +61,14 @@ impl Volume {
         // No truncation: it is `MOST` at most.
         to.u32(count as u32);
         for volume in &volumes[..count] {
+            // Before there were mappings, a length was here, which was more than 1.
+            match &volume.mapping {
+                None => to.u32(0),
+                Some(mapping) => {
+                    to.u32(1);
+                    mapping.encode(to);
+                }
+            }
             for text in [&volume.device, &volume.used, &volume.kind, &volume.uuid] {
                 to.string(text);
             }
@@ -79,7 +90,13 @@ impl Volume {
         // Nothing is allocated by the count: this ends where the bytes do.
         let mut volumes = Vec::new();
         for _ in 0..count {
+            let mapping = match from.u32()? {
+                0 => None,
+                1 => Some(Mapping::decode(from)?),
+                _ => return None,
+            };
             volumes.push(Self {
+                mapping,
                 device: from.string()?,
                 used: from.string()?,
                 kind: from.string()?,
@@ -97,5 +114,29 @@ impl Volume {
             });
         }
         Some(volumes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_as_they_were_before_mappings_are_none() {
+        // One that was written as its texts, its size and its state, whatever follows.
+        for used in ["mounted at /", "swap", ""] {
+            let mut writer = Writer::default();
+            writer.u32(1);
+            for text in ["/dev/vda1", used, "ext4", "a-number"] {
+                writer.string(text);
+            }
+            writer.u64(1 << 30);
+            writer.u32(0);
+            writer.raw(&[0; 4096]);
+            assert!(Volume::decode_all(&mut Reader::new(&writer.bytes)).is_none());
+        }
+        let mut writer = Writer::default();
+        Volume::encode_all(&[], &mut writer);
+        assert_eq!(writer.bytes, [0; 4]);
     }
 }

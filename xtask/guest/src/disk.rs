@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::content::{Content, PAGE_BYTES, PAGE_WORDS};
 use crate::witness::Witness;
-use crate::{console, machine};
+use crate::{console, machine, mapped};
 
 /// Where the file system is mounted.
 pub(crate) const MOUNT_POINT: &str = "/mnt";
@@ -22,8 +22,11 @@ const HALF: usize = 512;
 /// Number of the file's first page; memory of processes has those from 0 on.
 const FIRST: u64 = 2 << 40;
 
-/// The disk with the ext4 file system.
+/// The disk with the ext4 file system, or what was set up of it.
 pub(crate) fn data_disk() -> Result<String> {
+    if Path::new(mapped::DEVICE).exists() {
+        return Ok(mapped::DEVICE.to_owned());
+    }
     machine::disks()?.into_iter().next().context("no disk")
 }
 

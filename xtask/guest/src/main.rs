@@ -20,6 +20,7 @@ mod key;
 mod kinds;
 mod kjump;
 mod machine;
+mod mapped;
 mod memory;
 mod messages;
 mod network;

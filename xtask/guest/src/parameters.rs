@@ -35,6 +35,8 @@ pub(crate) struct Parameters {
     pub(crate) codec: Option<String>,
     /// `lab.kinds`: whether there are file systems of all kinds, as 0 or 1.
     pub(crate) kinds: bool,
+    /// `lab.mapped`: whether the file system is on a mapped device, as 0 or 1.
+    pub(crate) mapped: bool,
     /// `lab.encrypted`: whether the image is encrypted, as 0 or 1.
     pub(crate) encrypted: bool,
 }
@@ -69,6 +71,8 @@ pub(crate) enum Role {
     Stale,
     /// C, which uses one of A's file systems after the other.
     StaleKinds,
+    /// C, which sets A's mapped device up and uses the file system on it.
+    StaleMapped,
     /// C, which resumes A although that failed too often.
     ResumeAgain,
     /// C after a power cut, which resumes A, or boots normally if there is nothing to resume.
@@ -99,7 +103,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 26] = [
+    const NAMES: [(&str, Self); 27] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("hibernate-in-place", Self::HibernateInPlace),
@@ -115,6 +119,7 @@ impl Role {
         ("recover", Self::Recover),
         ("resume-again", Self::ResumeAgain),
         ("stale-kinds", Self::StaleKinds),
+        ("stale-mapped", Self::StaleMapped),
         ("save-full", Self::SaveFull),
         ("save-io-error", Self::SaveIoError),
         ("save-vanishes", Self::SaveVanishes),
@@ -153,6 +158,7 @@ impl Parameters {
             keep_free: false,
             codec: None,
             kinds: false,
+            mapped: false,
             encrypted: false,
         };
         let ours = line
@@ -185,6 +191,7 @@ impl Parameters {
                 "append" => parameters.append = value.replace(',', " "),
                 "keep_free" => parameters.keep_free = switch(value).with_context(wrong)?,
                 "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
+                "mapped" => parameters.mapped = switch(value).with_context(wrong)?,
                 "encrypted" => parameters.encrypted = switch(value).with_context(wrong)?,
                 _ => bail!("unknown parameter lab.{key}"),
             }

@@ -17,7 +17,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{bench, console, key, kinds, kjump, machine, refusals, save, stale};
+use crate::{bench, console, key, kinds, kjump, machine, mapped, refusals, save, stale};
 
 /// How much of memory C keeps full of that, in percent. With more there would be no room for the next
 /// kernel.
@@ -47,6 +47,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::Refused => stale::refused(&parameters.expect),
         Role::Stale => stale::stale(),
         Role::StaleKinds => kinds::stale(),
+        Role::StaleMapped => mapped::stale(),
         Role::Recover => recover(parameters),
         Role::SaveFull => fail_and_hibernate(parameters, save::full),
         Role::SaveIoError => fail_and_hibernate(parameters, save::io_error),
@@ -77,6 +78,9 @@ fn bounce(parameters: &Parameters) -> Result<()> {
 fn hibernate(parameters: &Parameters) -> Result<()> {
     if parameters.kinds {
         kinds::use_all()?;
+    }
+    if parameters.mapped {
+        mapped::set_up()?;
     }
     let image = disk::image_disk()?;
     let mut hibernate = vec!["hibernate", "--image", &image];
