@@ -9,10 +9,13 @@ use tempfile::TempDir;
 
 use crate::build::{self, Binaries};
 use crate::check::Checked;
+use crate::console::is_prompt;
 use crate::course::{Boot, Change, Course, Phase};
 use crate::encrypted;
 use crate::judge::judge;
+use crate::keys::{MISTYPED, PASSPHRASE};
 use crate::lab::{Kernel, Lab};
+use crate::lookout::Lookout;
 use crate::machine::{Fault, Machine, Platform};
 use crate::qemu::Vm;
 use crate::rfc::Stage;
@@ -114,6 +117,10 @@ impl Runner<'_> {
         }
         let parts = self.make_parts(run)?;
         let mut boots = Vec::new();
+        let mut lookout = run.settings.secret.map(|secret| {
+            let folder = parts.folder.path();
+            Lookout::new(secret, &parts.control, &parts.disks[1], folder)
+        });
         for (boot, number) in run
             .scenario
             .course
@@ -137,10 +144,14 @@ impl Runner<'_> {
             if boot.crash {
                 vm.tolerate_crashes();
             }
-            let transcript = follow(&mut vm, boot, &machine, watch)?;
+            let transcript = follow(&mut vm, boot, &machine, lookout.as_mut(), watch)?;
+            drop(vm);
             boots.push(transcript);
-            if run.settings.encrypted {
+            if let Some(lookout) = &mut lookout {
                 encrypted::keep_header(&parts.disks[1], parts.folder.path(), number)?;
+                for found in lookout.look().context("looking at memory")? {
+                    watch(Event::Found(&found));
+                }
             }
         }
         judge(run, &boots, &parts.disks[0]).with_context(|| {
@@ -228,7 +239,6 @@ impl Runner<'_> {
             format!("lab.churn={}", settings.churn),
             format!("lab.keep_free={}", u8::from(settings.keep_free)),
             format!("lab.kinds={}", u8::from(settings.kinds)),
-            format!("lab.encrypted={}", u8::from(settings.encrypted)),
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.
             "no_timer_check".to_owned(),
@@ -236,6 +246,9 @@ impl Runner<'_> {
         ];
         if !settings.kaslr {
             words.push("nokaslr".to_owned());
+        }
+        if let Some(secret) = settings.secret {
+            words.push(format!("lab.secret={secret}"));
         }
         if let Some(window) = &settings.window {
             words.push(format!("lab.window={window}"));
@@ -278,7 +291,8 @@ impl Runner<'_> {
             disks: parts.disks.clone(),
             product,
             fault,
-            control: (boot.change == Change::Vanishes).then(|| parts.control.clone()),
+            control: (boot.change == Change::Vanishes || settings.secret.is_some())
+                .then(|| parts.control.clone()),
             logs: None,
             watchdog: boot.watchdog,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
@@ -294,13 +308,25 @@ fn follow(
     vm: &mut Vm,
     boot: &Boot,
     machine: &Machine,
+    mut lookout: Option<&mut Lookout<'_>>,
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Transcript> {
+    // Whoever is asked for a passphrase that is known already mistypes it once.
+    let mut slips = !boot.role.starts_with("hibernate");
     let mut gone = false;
     let mut transcript = Transcript::new(&boot.phases);
     while let Some(line) = vm.next_line()? {
         watch(Event::Said(&line.text));
-        if let Some(control) = &machine.control {
+        if let Some(lookout) = &mut lookout {
+            lookout.hear(&line.text)?;
+        }
+        if is_prompt(line.text.as_bytes()) {
+            vm.type_line(if slips { MISTYPED } else { PASSPHRASE })?;
+            slips = false;
+        }
+        if let Some(control) = &machine.control
+            && boot.change == Change::Vanishes
+        {
             if !gone && line.text.contains(" s left") {
                 gone = true;
                 control::resize(control, 512)?;

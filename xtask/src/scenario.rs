@@ -9,7 +9,7 @@ use crate::course::{Change, Course};
 use crate::encrypted;
 use crate::lab::Kernel;
 use crate::rfc;
-use crate::settings::Settings;
+use crate::settings::{Secret, Settings};
 use crate::transcript::Transcript;
 
 /// Something that a machine goes through.
@@ -127,10 +127,13 @@ pub(crate) fn all() -> Vec<Scenario> {
         .judged_by(|boots| shows(boots, 0, "No space left on device")),
         scenario(
             "save-io-error",
-            "a write to the disk for the image fails: A hears of it, goes on, and hibernates",
+            "a write to the disk for an encrypted image fails: A hears of it, goes on without its key, and hibernates",
             Course::SaveFails("save-io-error", Change::WriteFails),
         )
-        .on(small()),
+        .on(Settings {
+            secret: Some(Secret::KeyFile),
+            ..small()
+        }),
         scenario(
             "save-vanishes",
             "the disk for the image vanishes while B saves: A hears of it, goes on, and hibernates later",
@@ -281,11 +284,9 @@ pub(crate) fn all() -> Vec<Scenario> {
         )
         .on(Settings {
             loops: 2,
-            keep_free: true,
-            encrypted: true,
-            ..standard()
+            secret: Some(Secret::KeyFile),
+            ..small()
         })
-        .within(Duration::from_secs(300))
         .checked_by(encrypted::check),
         scenario(
             "pages",

@@ -82,14 +82,12 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
     if parameters.keep_free {
         hibernate.push("--keep-free");
     }
-    if parameters.encrypted {
-        hibernate.extend(key::options()?);
-    }
+    hibernate.extend(key::options(parameters.secret)?);
     leave_and_come_back(parameters, || {
         console::report("processes", &machine::processes()?);
         console::report("ready", "to hibernate");
         kjump::run(&hibernate)?;
-        if parameters.encrypted {
+        if parameters.secret.is_some() {
             return Ok(());
         }
         refusals::ask(refusals::AFTER_RESUME)
@@ -129,7 +127,7 @@ fn fail_and_hibernate(parameters: &Parameters, fail: fn(&Parameters) -> Result<(
     witness::verify(&mut witnesses)?;
     console::report("unharmed", "yes");
     witness::before(&mut witnesses)?;
-    kjump::run(&save::hibernate(parameters, &disk::image_disk()?))?;
+    kjump::run(&save::hibernate(parameters, &disk::image_disk()?)?)?;
     witness::verify(&mut witnesses)
 }
 
@@ -174,17 +172,17 @@ fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     drop(dropped);
     console::report("ready", &format!("spoilt {} MiB", bytes >> 20));
     // These have no key, and are told so, which is looked at below.
-    if !parameters.encrypted {
+    if parameters.secret.is_none() {
         refusals::ask(refusals::BEFORE_RESUME)?;
     }
     let image = disk::image_disk()?;
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
     resume.extend(more);
-    if parameters.encrypted {
-        key::refuse_others(&resume)?;
-        resume.extend(key::options()?);
+    if let Some(secret) = parameters.secret {
+        key::refuse_others(secret, &resume)?;
     }
+    resume.extend(key::options(parameters.secret)?);
     kjump::run(&resume)?;
     // It is held until now: a kernel may clear what is freed, and a page that is not restored must not
     // be right by chance.

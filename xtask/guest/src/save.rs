@@ -8,13 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::parameters::Parameters;
-use crate::{console, disk, kjump, stale};
+use crate::{console, disk, key, kjump, stale};
 
 /// The arguments that save this machine to the disk `image`.
-pub(crate) fn hibernate<'a>(parameters: &'a Parameters, image: &'a str) -> Vec<&'a str> {
+pub(crate) fn hibernate<'a>(parameters: &'a Parameters, image: &'a str) -> Result<Vec<&'a str>> {
     let mut arguments = vec!["hibernate", "--image", image];
     arguments.extend(kjump::load_options(parameters));
-    arguments
+    arguments.extend(key::options(parameters.secret)?);
+    Ok(arguments)
 }
 
 /// The disk on which the saving kernel finds what A prepared is full before the image is complete.
@@ -35,7 +36,7 @@ pub(crate) fn full(parameters: &Parameters) -> Result<()> {
 /// A write to the disk fails.
 pub(crate) fn io_error(parameters: &Parameters) -> Result<()> {
     let image = disk::image_disk()?;
-    let hibernate = hibernate(parameters, &image);
+    let hibernate = hibernate(parameters, &image)?;
     stale::fails(&hibernate, "the machine was not saved")?;
     // What the disk says of itself to A.
     let inspect = ["resume", "--image", &image, "--kernel", kjump::KERNEL];
@@ -51,7 +52,7 @@ pub(crate) fn vanishes(parameters: &Parameters) -> Result<()> {
             .with_context(|| format!("asking {image} how large it is"))
     };
     let whole = size()?;
-    stale::fails(&hibernate(parameters, &image), &image)?;
+    stale::fails(&hibernate(parameters, &image)?, &image)?;
     console::report("gone", "give it back");
     for _ in 0..100 {
         thread::sleep(Duration::from_millis(100));

@@ -162,13 +162,14 @@ fn read_line(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
     if !input.is_terminal() {
         return line_of(&mut bytes);
     }
-    eprint!("kjump: {prompt}");
-    io::stderr().flush()?;
     let before = tcgetattr(&input)?;
     let mut hidden = before.clone();
     hidden.local_flags.remove(LocalFlags::ECHO);
     hidden.local_flags.insert(LocalFlags::ECHONL);
     tcsetattr(&input, SetArg::TCSAFLUSH, &hidden)?;
+    // Not earlier: what is typed as soon as this is seen must neither show nor be lost.
+    eprint!("kjump: {prompt}");
+    io::stderr().flush()?;
     let line = line_of(&mut bytes);
     tcsetattr(&input, SetArg::TCSAFLUSH, &before)?;
     line
