@@ -18,6 +18,7 @@ pub(crate) enum Course {
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
     /// A jumps to B, which saves it and powers off; then a kernel that is started in the window restores A.
+    /// All loops but the last are as in [`Course::Loop`].
     InPlace,
     /// Saving fails in this guest's role, and A goes on; then all goes well, as in [`Course::Loop`].
     SaveFails(&'static str, Change),
@@ -225,10 +226,13 @@ impl Course {
                     phase("D boots in the window", "kjump: image accepted"),
                     phase("D begins", "kjump: restoring"),
                 ];
-                vec![
-                    Boot::new("hibernate-in-place", &[&[FILL], &SAVE, &[OFF]]),
-                    Boot::new(Boot::IN_PLACE, &[&resume, &RESUME[4..], &[VERIFY, OFF]]),
-                ]
+                let first = Boot::new("hibernate-in-place", &[&[FILL], &SAVE, &[OFF]]);
+                let next = Boot::new("resume", &[&RESUME, &[LEAVE_AGAIN], &SAVE, &[OFF]]);
+                let last = Boot::new(Boot::IN_PLACE, &[&resume, &RESUME[4..], &[VERIFY, OFF]]);
+                let mut boots = vec![first];
+                boots.extend((0..again).map(|_| next.clone()));
+                boots.push(last);
+                boots
             }
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);

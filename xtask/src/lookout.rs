@@ -7,6 +7,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use vmcore::elf::Core;
@@ -34,10 +38,15 @@ impl Moment {
     const MARKS: [(&str, Self); 3] = [
         ("kjump: jumping to the saving kernel", Self::Leaving),
         ("kjump: resumed", Self::Back),
-        // `kjump hibernate` has ended, and the guest tells what it said.
-        ("lab: refused.hibernate=", Self::Back),
+        ("kjump: the machine was not saved", Self::Back),
     ];
 }
+
+/// Headers of images that are sealed, by the bytes of their ids.
+type Headers = BTreeMap<[u8; 16], Header>;
+
+/// How often somebody looks whether the image has a new header: that of one that fails is gone soon.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Looks at the memory of a machine through all of its boots.
 pub(crate) struct Lookout<'a> {
@@ -50,34 +59,45 @@ pub(crate) struct Lookout<'a> {
     folder: &'a Path,
     /// What memory held in this boot.
     dumps: Vec<(Moment, PathBuf)>,
-    /// Headers of images, by the bytes of their ids.
-    headers: BTreeMap<[u8; 16], Header>,
+    /// What the image had so far.
+    headers: Arc<Mutex<Headers>>,
+    /// As long as this is there, somebody looks.
+    _looking: Sender<()>,
     /// What the images are sealed with.
     seals: Vec<Seal>,
 }
 
 impl<'a> Lookout<'a> {
+    /// From now on the headers of the image are remembered.
     pub(crate) fn new(
         secret: Secret,
         control: &'a Path,
         image: &'a Path,
         folder: &'a Path,
     ) -> Self {
+        let headers = Arc::<Mutex<Headers>>::default();
+        let (looking, over) = mpsc::channel();
+        let (path, seen) = (image.to_owned(), Arc::clone(&headers));
+        thread::spawn(move || {
+            while over.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                // There may be none now.
+                let _ = read_header(&path, &seen);
+            }
+        });
         Self {
             secret,
             control,
             image,
             folder,
             dumps: Vec::new(),
-            headers: BTreeMap::new(),
+            headers,
+            _looking: looking,
             seals: Vec::new(),
         }
     }
 
     /// Hears what the machine says, and takes its memory if this is the moment.
     pub(crate) fn hear(&mut self, line: &str) -> Result<()> {
-        // The header of an image that fails is gone soon.
-        self.read_header()?;
         let moment = Moment::MARKS.iter().find(|(mark, _)| line.contains(mark));
         if let Some(&(_, moment)) = moment {
             let dump = self.folder.join(format!("memory-{}", self.dumps.len()));
@@ -87,15 +107,10 @@ impl<'a> Lookout<'a> {
         Ok(())
     }
 
-    /// Remembers the header that the image has now, if it is sealed.
-    fn read_header(&mut self) -> Result<()> {
-        let image = ReadFile::new(File::open(self.image)?)?;
-        if let Ok(header) = Header::read(&image)
-            && header.sealing().is_some()
-        {
-            self.headers.insert(header.identity.id.0, header);
-        }
-        Ok(())
+    /// The header of the image that is sealed like this.
+    fn header(&self, seal: &Seal) -> Option<Header> {
+        let headers = self.headers.lock().unwrap_or_else(PoisonError::into_inner);
+        headers.get(&seal.id.0).cloned()
     }
 
     /// Looks at what memory held in the boot that is over.
@@ -104,7 +119,7 @@ impl<'a> Lookout<'a> {
     ///
     /// If anything is found that must not be, or if nothing is found where it must be.
     pub(crate) fn look(&mut self) -> Result<Vec<String>> {
-        self.read_header()?;
+        read_header(self.image, &self.headers)?;
         let mut told = Vec::new();
         for (moment, path) in std::mem::take(&mut self.dumps) {
             let open = || format!("opening {}", path.display());
@@ -129,7 +144,7 @@ impl<'a> Lookout<'a> {
         let [seal] = new.as_slice() else {
             bail!("{} pages hand a key on when A is left", new.len());
         };
-        if let Some(header) = self.headers.get(&seal.id.0) {
+        if let Some(header) = self.header(seal) {
             let derived = header.seal(&keys::secret(self.secret)?)?;
             ensure!(
                 derived.key.bytes() == seal.key.bytes(),
@@ -155,9 +170,9 @@ impl<'a> Lookout<'a> {
         ];
         let owners = needles.len();
         for seal in &self.seals {
-            let header = self.headers.get(&seal.id.0);
+            let header = self.header(seal);
             let header = header.context("no header of an image was seen")?;
-            needles.extend(keys::needles(seal, Some(header))?);
+            needles.extend(keys::needles(seal, Some(&header))?);
         }
         let found = keys::find(memory, &needles)?;
         ensure!(!found[0].is_empty(), "nothing is found");
@@ -206,4 +221,16 @@ impl<'a> Lookout<'a> {
         );
         Ok(misplaced)
     }
+}
+
+/// Remembers the header that the image has now, if it is sealed.
+fn read_header(image: &Path, headers: &Mutex<Headers>) -> Result<()> {
+    let image = ReadFile::new(File::open(image)?)?;
+    if let Ok(header) = Header::read(&image)
+        && header.sealing().is_some()
+    {
+        let mut headers = headers.lock().unwrap_or_else(PoisonError::into_inner);
+        headers.insert(header.identity.id.0, header);
+    }
+    Ok(())
 }

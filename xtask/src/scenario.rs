@@ -133,7 +133,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         .on(Settings {
             secret: Some(Secret::KeyFile),
             ..small()
-        }),
+        })
+        .judged_by(|boots| shows(boots, 0, "the machine was not saved: cannot write the image")),
         scenario(
             "save-vanishes",
             "the disk for the image vanishes while B saves: A hears of it, goes on, and hibernates later",
@@ -289,6 +290,30 @@ pub(crate) fn all() -> Vec<Scenario> {
         })
         .checked_by(encrypted::check),
         scenario(
+            "loop-passphrase",
+            "C, and then a kernel in the window, ask for a passphrase: a wrong one is refused, and nothing is left of either",
+            Course::InPlace,
+        )
+        .on(Settings {
+            window: Some("64M@0x1000000".to_owned()),
+            loops: 2,
+            secret: Some(Secret::Passphrase),
+            ..small()
+        })
+        .judged_by(|boots| {
+            shows(boots, 1, WRONG_KEY)?;
+            shows(boots, 2, WRONG_KEY)
+        }),
+        scenario(
+            "loop-keyring",
+            "the loop with an image whose key the kernel keeps",
+            Course::Loop,
+        )
+        .on(Settings {
+            secret: Some(Secret::Keyring),
+            ..small()
+        }),
+        scenario(
             "pages",
             "makedumpfile finds the same pages free, and the same pages zero",
             Course::Save,
@@ -413,6 +438,9 @@ pub(crate) fn all() -> Vec<Scenario> {
         .on(rfc::settings()),
     ]
 }
+
+/// What everybody hears who gives another key than that of the image.
+const WRONG_KEY: &str = "the key is not the one that the image was encrypted with";
 
 /// A machine that takes little time.
 fn small() -> Settings {

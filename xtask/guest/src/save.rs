@@ -37,7 +37,7 @@ pub(crate) fn full(parameters: &Parameters) -> Result<()> {
 pub(crate) fn io_error(parameters: &Parameters) -> Result<()> {
     let image = disk::image_disk()?;
     let hibernate = hibernate(parameters, &image)?;
-    stale::fails(&hibernate, "the machine was not saved")?;
+    kjump::run_in_vain(&hibernate)?;
     // What the disk says of itself to A.
     let inspect = ["resume", "--image", &image, "--kernel", kjump::KERNEL];
     stale::fails(&inspect, "input/output error")

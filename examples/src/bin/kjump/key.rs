@@ -168,9 +168,8 @@ fn read_line(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
     hidden.local_flags.insert(LocalFlags::ECHONL);
     tcsetattr(&input, SetArg::TCSAFLUSH, &hidden)?;
     // Not earlier: what is typed as soon as this is seen must neither show nor be lost.
-    eprint!("kjump: {prompt}");
-    io::stderr().flush()?;
-    let line = line_of(&mut bytes);
+    let asked = write!(io::stderr(), "kjump: {prompt}");
+    let line = asked.map_err(Into::into).and_then(|()| line_of(&mut bytes));
     tcsetattr(&input, SetArg::TCSAFLUSH, &before)?;
     line
 }
