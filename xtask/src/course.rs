@@ -17,6 +17,9 @@ pub(crate) enum Course {
     Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
+    /// As [`Course::Loop`]; but before the last time C is offered images that were forged, and refuses them, or
+    /// D does. It takes two loops at least, since an older image is among them.
+    Forged,
     /// A jumps to B, which saves it and powers off; then a kernel that is started in the window restores A.
     /// All loops but the last are as in [`Course::Loop`].
     InPlace,
@@ -71,6 +74,8 @@ pub(crate) enum Change {
     SlowDisk(u64),
     /// A write to the disk for the image fails, once.
     WriteFails,
+    /// On disks that were empty are forged images.
+    Forged,
     /// The disk for the image vanishes while B saves, and comes back when A says `lab: gone=`.
     Vanishes,
 }
@@ -234,6 +239,32 @@ impl Course {
                 boots.push(last);
                 boots
             }
+            Self::Forged => {
+                let forged = [
+                    phase("C refuses forged images", "lab: ready="),
+                    RESUME[1],
+                    RESUME[2],
+                    RESUME[3],
+                    phase(
+                        "D finds a forged piece of memory",
+                        "tampered with: a piece of memory",
+                    ),
+                    phase(
+                        "the machine boots again",
+                        "kjump: the machine was not restored",
+                    ),
+                ];
+                let mut boots = Self::Loop.boots(loops.max(2));
+                let last = boots.len() - 1;
+                boots.insert(
+                    last,
+                    Boot {
+                        change: Change::Forged,
+                        ..Boot::new("forged", &[&forged])
+                    },
+                );
+                boots
+            }
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
                 let next = Boot::new("resume", &[&RESUME, &[LEAVE_AGAIN], &SAVE, &[OFF]]);
@@ -254,6 +285,7 @@ impl Course {
             | Self::Bounce
             | Self::Save
             | Self::Loop
+            | Self::Forged
             | Self::InPlace
             | Self::Stale
             | Self::SaveThen(_)

@@ -24,7 +24,7 @@ pub(crate) const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 /// Fails unless all is well with `boots`, which `run` led to, and with the file system on `disk`.
 pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> {
     let rounds = match run.scenario.course {
-        Course::Loop | Course::InPlace | Course::Bounce | Course::Attempts => {
+        Course::Loop | Course::Forged | Course::InPlace | Course::Bounce | Course::Attempts => {
             run.settings.loops as usize
         }
         Course::Alone(_)
@@ -42,7 +42,7 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
             is_unchanged(boots, thing, rounds)?;
         }
     }
-    if let Course::Loop | Course::InPlace = run.scenario.course {
+    if let Course::Loop | Course::Forged | Course::InPlace = run.scenario.course {
         let passphrase = match run.settings.secret {
             Some(Secret::Passphrase) => ARGON2,
             _ => 0,

@@ -16,6 +16,7 @@ mod demo;
 mod disk;
 mod encrypted;
 mod faults;
+mod forge;
 mod judge;
 mod keys;
 mod lab;

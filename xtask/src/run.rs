@@ -12,6 +12,7 @@ use crate::check::Checked;
 use crate::console::is_prompt;
 use crate::course::{Boot, Change, Course, Phase};
 use crate::encrypted;
+use crate::forge;
 use crate::judge::judge;
 use crate::keys::{MISTYPED, PASSPHRASE};
 use crate::lab::{Kernel, Lab};
@@ -139,6 +140,9 @@ impl Runner<'_> {
                 machine.initramfs = parts.folder.path().join("in-place");
                 build::own_initramfs(&machine.initramfs, self.binaries)?;
             }
+            if boot.change == Change::Forged {
+                forge::make(&parts.disks[1], parts.folder.path())?;
+            }
             let log = runs_folder().join(format!("{}-{number}.log", run.label));
             let mut vm = Vm::start(&machine, &log, run.scenario.limit, self.verbose)?;
             if boot.crash {
@@ -147,6 +151,9 @@ impl Runner<'_> {
             let transcript = follow(&mut vm, boot, &machine, lookout.as_mut(), watch)?;
             drop(vm);
             boots.push(transcript);
+            if matches!(run.scenario.course, Course::Forged) && number == 1 {
+                forge::keep(&parts.disks[1], parts.folder.path())?;
+            }
             if let Some(lookout) = &mut lookout {
                 encrypted::keep_header(&parts.disks[1], parts.folder.path(), number)?;
                 for found in lookout.look().context("looking at memory")? {
@@ -204,6 +211,13 @@ impl Runner<'_> {
         let mut disks = vec![data, image, small];
         if settings.kinds {
             disks.extend(disk::create_kinds(folder.path())?);
+        }
+        if let Course::Forged = run.scenario.course {
+            // From the beginning: with other devices a machine has other memory.
+            for path in forge::disks(folder.path()) {
+                disk::create(&path, u64::from(settings.memory) * 5 / 4)?;
+                disks.push(path);
+            }
         }
         let platform = if settings.uefi {
             let (code, template) = self.lab.ovmf();
@@ -269,7 +283,7 @@ impl Runner<'_> {
         let mut product = "lab";
         let mut fault = Fault::None;
         match boot.change {
-            Change::Nothing => {}
+            Change::Nothing | Change::Forged => {}
             Change::Memory => memory -= 64,
             Change::Product => product = "another",
             Change::Cpu => cpu.push_str(",avx2=off"),

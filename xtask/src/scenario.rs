@@ -280,14 +280,15 @@ pub(crate) fn all() -> Vec<Scenario> {
         }),
         scenario(
             "loop-encrypted",
-            "two loops with an encrypted image, which other keys do not open, and which hides A; no key is left in A",
-            Course::Loop,
+            "two loops with an encrypted image, which hides A; other keys and forged images are refused, no key is left",
+            Course::Forged,
         )
         .on(Settings {
             loops: 2,
             secret: Some(Secret::KeyFile),
             ..small()
         })
+        .judged_by(|boots| restored_nothing(boots, 2))
         .checked_by(encrypted::check),
         scenario(
             "loop-passphrase",
@@ -552,6 +553,21 @@ fn has_4_cpus(boots: &[Transcript]) -> Result<()> {
 fn came_back_unsaved(boots: &[Transcript]) -> Result<()> {
     shows(boots, 0, "nor any other block device holds the image")?;
     shows(boots, 0, "kjump: jumping back")
+}
+
+/// In this boot D did not get as far as to write memory.
+fn restored_nothing(boots: &[Transcript], boot: usize) -> Result<()> {
+    for written in [
+        "kjump: verified",
+        "kjump: restored",
+        "kjump: memory restored",
+    ] {
+        ensure!(
+            boots.get(boot).is_some_and(|boot| !boot.shows(written)),
+            "D went on with a forged image: {written:?}"
+        );
+    }
+    Ok(())
 }
 
 /// Each time that A was saved, what it had freed just before was not, or half of it at the least:

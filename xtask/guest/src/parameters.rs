@@ -88,6 +88,8 @@ pub(crate) enum Role {
     Stale,
     /// C, which uses one of A's file systems after the other.
     StaleKinds,
+    /// C, which must not resume A from forged images, nor must D.
+    Forged,
     /// C, which resumes A although that failed too often.
     ResumeAgain,
     /// C after a power cut, which resumes A, or boots normally if there is nothing to resume.
@@ -114,7 +116,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 24] = [
+    const NAMES: [(&str, Self); 25] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("hibernate-in-place", Self::HibernateInPlace),
@@ -128,6 +130,7 @@ impl Role {
         ("refused", Self::Refused),
         ("stale", Self::Stale),
         ("recover", Self::Recover),
+        ("forged", Self::Forged),
         ("resume-again", Self::ResumeAgain),
         ("stale-kinds", Self::StaleKinds),
         ("save-full", Self::SaveFull),

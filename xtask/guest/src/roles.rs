@@ -46,6 +46,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SelfCheck => self_check(parameters),
         Role::Refused => stale::refused(&parameters.expect),
         Role::Stale => stale::stale(),
+        Role::Forged => stale::forged(parameters),
         Role::StaleKinds => kinds::stale(),
         Role::Recover => recover(parameters),
         Role::SaveFull => fail_and_hibernate(parameters, save::full),
