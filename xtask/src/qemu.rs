@@ -178,10 +178,7 @@ fn pass_lines_on(output: PipeReader, mut log: File, started: Instant, sender: &S
 
 /// Reads up to the end of the line, or of a prompt, which nothing comes after until it is answered.
 fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<usize> {
-    loop {
-        let Some(&byte) = input.fill_buf()?.first() else {
-            break;
-        };
+    while let Some(&byte) = input.fill_buf()?.first() {
         input.consume(1);
         line.push(byte);
         if byte == b'\n' || console::is_prompt(line) {
