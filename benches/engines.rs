@@ -6,16 +6,15 @@
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run shall stop")]
 
-use std::fs::OpenOptions;
 use std::io;
 use std::sync::Mutex;
 use std::thread::available_parallelism;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use kjump_benches::{Pages, machine, tmpfs};
-use krestore_core::{DevMem, Guard, Plan, restore_image, verify_image};
+use kjump_benches::{Pages, machine, target, tmpfs};
+use krestore_core::{Plan, restore_image, verify_image};
 use vmcore::image::{Codec, Image, ImageId, Options, Seal, Secret, Sink};
-use vmcore::{IoMem, LeaveOut, Phases};
+use vmcore::{LeaveOut, Phases};
 
 const SIZE: u64 = 128 << 20;
 
@@ -95,14 +94,7 @@ fn save(criterion: &mut Criterion) {
 fn restore(criterion: &mut Criterion) {
     let machine = machine(SIZE, Pages::Half);
     let directory = tempfile::tempdir_in(tmpfs()).unwrap();
-    let memory = directory.path().join("memory");
-    let file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .open(&memory)
-        .unwrap();
-    file.set_len(SIZE).unwrap();
-    let target = DevMem::open(&memory, Guard::new(&IoMem::parse("").unwrap())).unwrap();
+    let target = target(directory.path(), SIZE);
     let seal = seal(machine.identity().unwrap().id);
     for (codec, seal) in [
         (Codec::None, None),

@@ -1,11 +1,13 @@
 //! Benchmarks of the libraries; see the files beside this one. `cargo bench` runs them.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run shall stop")]
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
+use krestore_core::{DevMem, Guard};
 use vmcore::elf::{Core, CoreHeaders, Load};
 use vmcore::image::{Identity, ImageId, Jump, Layout, Paging, Platform};
-use vmcore::{MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap, Saved};
+use vmcore::{IoMem, MemoryKind, PAGE_SIZE, PhysAddr, PhysRange, RangeMap, Saved};
 
 /// Where files in memory are made.
 #[must_use]
@@ -16,6 +18,19 @@ pub fn tmpfs() -> PathBuf {
     } else {
         std::env::temp_dir()
     }
+}
+
+/// What memory is restored to: a file of `size` bytes in `directory`, any of which may be written.
+///
+/// # Panics
+///
+/// If it cannot be made.
+#[must_use]
+pub fn target(directory: &Path, size: u64) -> DevMem {
+    let path = directory.join("memory");
+    let file = File::create_new(&path).unwrap();
+    file.set_len(size).unwrap();
+    DevMem::open(&path, Guard::new(&IoMem::parse("").unwrap())).unwrap()
 }
 
 /// What the pages of a made-up machine hold.

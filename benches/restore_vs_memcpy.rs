@@ -7,30 +7,23 @@
 //! both.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run shall stop")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, available_parallelism};
 use std::time::Instant;
 
-use kjump_benches::{Pages, machine, tmpfs};
-use krestore_core::{DevMem, Guard, Plan, Target, restore_image};
+use kjump_benches::{Pages, machine, target, tmpfs};
+use krestore_core::{DevMem, Plan, Target, restore_image};
 use vmcore::image::{Codec, Image, Options};
-use vmcore::{IoMem, LeaveOut, Phases, PhysAddr, PhysRange, ReadFile};
+use vmcore::{LeaveOut, Phases, PhysAddr, PhysRange, ReadFile};
 
 const SIZE: u64 = 512 << 20;
 const PAIRS: usize = 9;
 
 fn main() {
     let directory = tempfile::tempdir_in(tmpfs()).unwrap();
-    let memory = directory.path().join("memory");
-    let file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .open(&memory)
-        .unwrap();
-    file.set_len(SIZE).unwrap();
-    let target = DevMem::open(&memory, Guard::new(&IoMem::parse("").unwrap())).unwrap();
+    let target = target(directory.path(), SIZE);
     let threads = available_parallelism().map_or(1, usize::from);
     let source = vec![7; SIZE as usize];
     for (name, codec, pages) in [

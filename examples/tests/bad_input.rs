@@ -2,15 +2,19 @@
 //! a kernel that obeys, is tried in the virtual machines.
 #![allow(clippy::unwrap_used, reason = "a test shall stop where it fails")]
 
+mod sample;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
-use kjump::memory::elf::{Core, CoreHeaders, Load};
-use kjump::memory::image::{Codec, Identity, ImageId, Jump, Layout, Options, Paging, Platform};
-use kjump::memory::{LeaveOut, MemoryKind, Phases, RangeMap, Saved};
-use kjump::{PhysAddr, PhysRange};
+use kjump::PhysAddr;
+use kjump::memory::elf::Core;
+use kjump::memory::image::{Codec, Identity, Jump, Layout, Options};
+use kjump::memory::{LeaveOut, Phases, Saved};
+
+use sample::{core, file, identity, range};
 
 fn kjump(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kjump"))
@@ -32,33 +36,9 @@ fn complaint(arguments: &[&str], status: i32) -> String {
     complaint
 }
 
-fn range(start: u64, end: u64) -> PhysRange {
-    PhysRange::new(start, end).unwrap()
-}
-
 /// A small machine with one page of memory outside the window.
 fn sample_identity() -> Identity {
-    let (mut low, mut memory) = (RangeMap::new(), RangeMap::new());
-    low.insert(range(0x1000, 0x9f000), ()).unwrap();
-    memory
-        .insert(range(0x1000, 0x9f000), MemoryKind::Ram)
-        .unwrap();
-    memory
-        .insert(range(0x10_0000, 0x20_0000), MemoryKind::Ram)
-        .unwrap();
-    Identity {
-        id: ImageId([3; 16]),
-        release: "6.12.0-sample".to_owned(),
-        build_id: vec![0xab; 20],
-        paging: Paging::FourLevel,
-        window: range(0x10_1000, 0x20_0000),
-        low,
-        memory,
-        free_fill: None,
-        uptime: 90_061,
-        platform: Platform::default(),
-        volumes: Vec::new(),
-    }
+    identity("6.12.0-sample", range(0x10_1000, 0x20_0000))
 }
 
 /// How to get back into it.
@@ -70,20 +50,7 @@ const JUMP: Jump = Jump {
 /// A core of one page of memory of that machine, which tells how to get back into it.
 fn sample_core(start: u64) -> Vec<u8> {
     let notes = [sample_identity().to_note(), JUMP.to_note()].concat();
-    let mut headers = CoreHeaders::new();
-    headers.notes(4096, notes.len() as u64);
-    headers.load(Load {
-        memory: range(start, start + 4096),
-        offset: 8192,
-        file_size: 4096,
-        virt: 0,
-    });
-    let mut core = headers.encode();
-    core.resize(4096, 0);
-    core.extend(notes);
-    core.resize(8192, 0);
-    core.resize(8192 + 4096, 0x5a);
-    core
+    core(&notes, range(start, start + 4096), 4096)
 }
 
 /// The image of that machine.
@@ -104,15 +71,6 @@ fn sample_image() -> Vec<u8> {
         )
         .unwrap();
     image.into_inner().unwrap()
-}
-
-/// Writes `bytes` to a file of a new directory.
-fn file(bytes: &[u8]) -> (tempfile::TempDir, String) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("file");
-    fs::write(&path, bytes).unwrap();
-    let path = path.to_str().unwrap().to_owned();
-    (directory, path)
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! `kjump inspect`: what it says of a small core, in JSON, in text, and as a map.
 #![allow(clippy::unwrap_used, reason = "a test shall stop where it fails")]
 
+mod sample;
+
 use std::fs;
 use std::process::{Command, Output};
 
-use kjump::PhysRange;
-use kjump::memory::elf::{CoreHeaders, Load, encode_note};
-use kjump::memory::image::{Identity, ImageId, Paging, Platform};
-use kjump::memory::{MemoryKind, RangeMap};
+use kjump::memory::elf::encode_note;
 use serde_json::{Value, json};
+
+use sample::{file, range};
 
 fn kjump(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kjump"))
@@ -27,10 +28,6 @@ fn output(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn range(start: u64, end: u64) -> PhysRange {
-    PhysRange::new(start, end).unwrap()
-}
-
 /// A core of five pages at 1 MiB, of which the file holds three; the other two are zero. What it says
 /// of itself has this release.
 fn core(release: &str, with_identity: bool) -> Vec<u8> {
@@ -40,53 +37,10 @@ fn core(release: &str, with_identity: bool) -> Vec<u8> {
     );
     let mut notes = encode_note("VMCOREINFO", 0, vmcoreinfo.as_bytes());
     if with_identity {
-        let (mut low, mut memory) = (RangeMap::new(), RangeMap::new());
-        low.insert(range(0x1000, 0x9f000), ()).unwrap();
-        memory
-            .insert(range(0x1000, 0x9f000), MemoryKind::Ram)
-            .unwrap();
-        memory
-            .insert(range(0x10_0000, 0x20_0000), MemoryKind::Ram)
-            .unwrap();
-        let identity = Identity {
-            id: ImageId([3; 16]),
-            release: release.to_owned(),
-            build_id: vec![0xab, 0xcd],
-            paging: Paging::FiveLevel,
-            window: range(0x18_0000, 0x20_0000),
-            low,
-            memory,
-            free_fill: None,
-            uptime: 90_061,
-            platform: Platform::default(),
-            volumes: Vec::new(),
-        };
+        let identity = sample::identity(release, range(0x18_0000, 0x20_0000));
         notes.extend(identity.to_note());
     }
-    let mut headers = CoreHeaders::new();
-    headers.notes(4096, notes.len() as u64);
-    headers.load(Load {
-        memory: range(0x10_0000, 0x10_5000),
-        offset: 8192,
-        file_size: 3 * 4096,
-        virt: 0,
-    });
-    let mut core = headers.encode();
-    core.resize(4096, 0);
-    core.extend(notes);
-    assert!(core.len() <= 8192);
-    core.resize(8192, 0);
-    core.resize(8192 + 3 * 4096, 0x5a);
-    core
-}
-
-/// Writes `bytes` to a file of a new directory.
-fn file(bytes: &[u8]) -> (tempfile::TempDir, String) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("core");
-    fs::write(&path, bytes).unwrap();
-    let path = path.to_str().unwrap().to_owned();
-    (directory, path)
+    sample::core(&notes, range(0x10_0000, 0x10_5000), 3 * 4096)
 }
 
 #[test]

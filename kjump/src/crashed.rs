@@ -1,19 +1,14 @@
 //! Kernel B after a panic: sees the machine that broke down.
-#![allow(
-    unsafe_code,
-    reason = "reading /proc/vmcore through mappings needs a promise about the memory behind it"
-)]
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 use std::thread;
 
-use vmcore::elf::{Core, CoreWriteError};
-use vmcore::image::{Identity, Layout, Options, Sink};
+use vmcore::elf::Core;
+use vmcore::image::{Identity, Options, Sink};
 use vmcore::{Classes, DumpLevel, LeaveOut, MappedFile, Phases, Progress, Saved, Written};
 
-use crate::{Error, machine};
+use crate::{Error, machine, proc_vmcore};
 
 /// The machine whose kernel panicked, seen by the kernel that waited for that. It cannot go on; it can be
 /// looked at.
@@ -23,15 +18,11 @@ pub struct Crashed {
 }
 
 impl Crashed {
-    /// Where the kernel shows the memory of the machine that was there before.
-    const VMCORE: &str = "/proc/vmcore";
-
     /// Whether this kernel was entered by a panic: there is memory of another one, and no way back.
     #[must_use]
     pub fn is_here() -> bool {
         let line = machine::command_line().unwrap_or_default();
-        Path::new(Self::VMCORE).exists()
-            && kexec_image::CommandLine::jump_back_entry(&line).is_none()
+        proc_vmcore::exists() && kexec_image::CommandLine::jump_back_entry(&line).is_none()
     }
 
     /// Finds the machine that panicked.
@@ -40,19 +31,7 @@ impl Crashed {
     ///
     /// [`Error::NoSleeper`] if there is none, or [`Error::Core`] if its memory cannot be read.
     pub fn find() -> Result<Self, Error> {
-        let path = Path::new(Self::VMCORE);
-        let file = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::NoSleeper {
-                    what: "/proc/vmcore",
-                });
-            }
-            other => other.map_err(Error::open(path))?,
-        };
-        // SAFETY: what /proc/vmcore shows is memory that this kernel does not use, of one that stands
-        // still; it neither changes nor shrinks.
-        let mapped = unsafe { MappedFile::new(file) }.map_err(Error::read(path))?;
-        let machine = Saved::of_core(Core::open(mapped)?, None, None);
+        let machine = Saved::of_core(proc_vmcore::open()?, None, None);
         Ok(Self { machine })
     }
 
@@ -113,12 +92,6 @@ impl Crashed {
         classes: &Classes,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
-        let (memory, core) = self
-            .machine
-            .core(Layout::Seen, classes)
-            .map_err(Error::swap)?;
-        core.write(&memory, sink, progress)
-            .and_then(|()| sink.flush().map_err(CoreWriteError::Write))
-            .map_err(Error::write_core(path))
+        proc_vmcore::write_core(&self.machine, path, sink, classes, progress)
     }
 }

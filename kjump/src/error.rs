@@ -112,6 +112,18 @@ pub enum Error {
     #[error("the memory cannot be restored")]
     Restore(#[from] RestoreError),
 
+    /// There is too little memory to load a kernel.
+    #[error(
+        "loading a kernel takes {} MiB, and this machine has {} MiB to spare: end something, add swap space, or have a smaller window (--window)",
+        needed.div_ceil(1 << 20),
+        available >> 20
+    )]
+    NoMemory {
+        /// What is needed in bytes.
+        needed: u64,
+        /// What is free or can be made so, in bytes.
+        available: u64,
+    },
     /// Nothing is loaded that could be jumped to.
     #[error("nothing is loaded; load a kernel first (kjump load)")]
     NothingLoaded,

@@ -8,6 +8,7 @@ use vmcore::PhysAddr;
 use vmcore::image::Identity;
 
 use crate::Error;
+use crate::protocol::{self, RunningKernel};
 
 /// Jumps from this machine to the saving kernel that is loaded, and returns when that, or the kernel
 /// that restored this one, jumped back. File systems are synced before.
@@ -42,12 +43,7 @@ pub(crate) fn leave() -> Result<Infallible, Error> {
 
 /// Loads `plan` in place of whatever is loaded.
 pub(crate) fn load(plan: &LoadPlan<'_>) -> Result<(), Error> {
-    let segments = plan.to_segments()?;
-    Ok(kexec_sys::load(
-        plan.entry().get(),
-        &segments,
-        plan.flags(),
-    )?)
+    protocol::load(&mut RunningKernel, plan)
 }
 
 /// Loads the way back into the machine of `identity`, whose jump-back entry is `entry`. `page` is the content

@@ -7,10 +7,11 @@
 
 use std::fmt;
 
-use kexec_image::LoadPlan;
+use kexec_image::{LoadPlan, Purpose};
 use kexec_sys::{KernelState, LoadFlags, RebootCommand, Segment};
 
 use crate::Error;
+use crate::spare::{FirstToGo, Spare};
 
 /// Which way the running kernel has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,12 +158,19 @@ impl Protocol {
     }
 }
 
-/// Loads `plan` by `calls`.
+/// Loads `plan` by `calls`, in place of whatever is loaded. Should memory run out meanwhile, this process is
+/// the first that the kernel kills.
 ///
 /// # Errors
 ///
-/// [`Error::Kexec`] if the kernel refused.
+/// [`Error::NoMemory`] if the machine has less to spare than the plan takes, and [`Error::Kexec`] if the
+/// kernel refused.
 pub fn load(calls: &mut dyn Calls, plan: &LoadPlan<'_>) -> Result<(), Error> {
+    // What is for a panic has its memory already.
+    if let Some(spare) = Spare::now().filter(|_| plan.purpose() != Purpose::Panic) {
+        spare.check(plan.bytes())?;
+    }
+    let _first = FirstToGo::new();
     Ok(calls.load(plan.entry().get(), &plan.to_segments()?, plan.flags())?)
 }
 

@@ -1,25 +1,21 @@
 //! Kernel B: sees the machine that jumped to it.
-#![allow(
-    unsafe_code,
-    reason = "reading /proc/vmcore through mappings needs a promise about the memory behind it"
-)]
 
 use std::convert::Infallible;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::thread;
 
 use kexec_image::CommandLine;
-use vmcore::elf::{Core, CoreWriteError, CoreWriter};
+use vmcore::elf::Core;
 use vmcore::image::{self, Identity, Jump, Layout, Options, Sink};
 use vmcore::{
-    Classes, LeaveOut, MappedFile, Memory as _, PAGE_SIZE, Phases, PhysAddr, Progress, Saved, View,
+    Classes, LeaveOut, MappedFile, Memory as _, PAGE_SIZE, Phases, PhysAddr, Progress, Saved,
     Written,
 };
 
 use crate::device::DeviceSink;
-use crate::{Error, jump, machine, target, volumes};
+use crate::{Error, jump, machine, proc_vmcore, target, volumes};
 
 /// The machine that jumped to this kernel and sleeps: its memory, and the way back into it.
 #[derive(Debug)]
@@ -30,9 +26,6 @@ pub struct Sleeper {
 }
 
 impl Sleeper {
-    /// Where the kernel shows the memory of the machine that was there before.
-    const VMCORE: &str = "/proc/vmcore";
-
     /// Finds the machine that jumped to this kernel.
     ///
     /// # Errors
@@ -43,23 +36,11 @@ impl Sleeper {
             CommandLine::jump_back_entry(&machine::command_line()?).ok_or(Error::NoSleeper {
                 what: "kexec_jump_back_entry= on the kernel command line",
             })?;
-        let path = Path::new(Self::VMCORE);
-        let file = match File::open(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::NoSleeper {
-                    what: "/proc/vmcore",
-                });
-            }
-            other => other.map_err(Error::open(path))?,
-        };
-        // SAFETY: what /proc/vmcore shows is memory that this kernel does not use, of one that stands
-        // still; it neither changes nor shrinks.
-        let mapped = unsafe { MappedFile::new(file) }.map_err(Error::read(path))?;
         let jump = Jump {
             back: jump_back,
             layout: Layout::Raw,
         };
-        let machine = Saved::of_core(Core::open(mapped)?, None, Some(jump));
+        let machine = Saved::of_core(proc_vmcore::open()?, None, Some(jump));
         let identity = machine.identity().cloned().ok_or(Error::NoSleeper {
             what: "the note in /proc/vmcore that tells the window",
         })?;
@@ -149,18 +130,7 @@ impl Sleeper {
         classes: &Classes,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Error> {
-        let (memory, core) = self.core(Layout::Seen, classes)?;
-        core.write(&memory, sink, progress)
-            .and_then(|()| sink.flush().map_err(CoreWriteError::Write))
-            .map_err(Error::write_core(path))
-    }
-
-    fn core(
-        &self,
-        layout: Layout,
-        classes: &Classes,
-    ) -> Result<(View<&Core<MappedFile>>, CoreWriter), Error> {
-        self.machine.core(layout, classes).map_err(Error::swap)
+        proc_vmcore::write_core(&self.machine, path, sink, classes, progress)
     }
 
     /// Leaves word for the machine on the device at `path` why it was not saved.

@@ -1,18 +1,17 @@
 //! How many threads save and restore.
 
-use std::fs;
 use std::thread;
 
 use vmcore::image::Codec;
+
+use crate::spare::Spare;
 
 /// How many threads there should be for work of which each thread needs what `codec` does: one for each
 /// CPU, as far as they take no more than a half of the memory that is available.
 #[must_use]
 pub fn threads_for(codec: Codec) -> usize {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let available = fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| available(&text));
+    let available = Spare::now().map(|spare| spare.available);
     limited(cpus, available, codec.memory())
 }
 
@@ -23,24 +22,13 @@ fn limited(cpus: usize, available: Option<u64>, each: u64) -> usize {
         .max(1)
 }
 
-/// `MemAvailable` of `/proc/meminfo`, in bytes (`Documentation/filesystems/proc.rst`).
-fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kib.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn memory_limits_threads_and_one_is_always_there() {
-        let meminfo = "MemTotal:  98304 kB\nMemFree: 1 kB\nMemAvailable:   32768 kB\n";
-        let available = available(meminfo);
-        assert_eq!(available, Some(32 << 20));
+        let available = Some(32 << 20);
         assert_eq!(limited(2, available, 3 << 20), 2);
         assert_eq!(limited(64, available, 3 << 20), 5);
         assert_eq!(limited(64, available, 64 << 20), 1);

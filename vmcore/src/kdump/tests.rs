@@ -1,11 +1,16 @@
+mod flattened;
+mod maker;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 
 use proptest::prelude::*;
 
+use self::flattened::flatten;
+use self::maker::{Maker, maker, noise, pack, page, put32};
 use super::*;
-use crate::elf::{CoreHeaders, Load, encode_note};
+
 use crate::{Memory, MemoryError, PAGE_SIZE, PageClass, PhysAddr, PhysRange, RangeMap};
 
 const PAGE: usize = PAGE_SIZE as usize;
@@ -16,204 +21,6 @@ const CODECS: [Option<Codec>; 5] = [
     Some(Codec::Snappy),
     Some(Codec::Zstd),
 ];
-
-/// What a dump is made of.
-#[derive(Clone, Debug)]
-struct Maker {
-    version: i32,
-    codec: Option<Codec>,
-    pages: BTreeMap<u64, Vec<u8>>,
-    max_pfn: u64,
-    /// How many pages are written before there is no more room.
-    room: Option<usize>,
-}
-
-impl Maker {
-    fn new(pages: BTreeMap<u64, Vec<u8>>) -> Self {
-        let max_pfn = pages.keys().next_back().map_or(0, |last| last + 1);
-        Self {
-            version: 6,
-            codec: Some(Codec::Zlib),
-            pages,
-            max_pfn,
-            room: None,
-        }
-    }
-
-    fn make(&self) -> Vec<u8> {
-        let vmcoreinfo = b"OSRELEASE=6.12.1\n";
-        let notes = [
-            encode_note("CORE", 1, &[7; 300]),
-            encode_note("VMCOREINFO", 0, vmcoreinfo),
-        ]
-        .concat();
-        let flags = self.codec.map_or(0, flag);
-        let half = self.max_pfn.div_ceil(8).div_ceil(PAGE_SIZE);
-
-        let mut file = vec![0; 2 * PAGE];
-        file[..8].copy_from_slice(b"KDUMP   ");
-        put32(&mut file, 8, self.version.unsigned_abs());
-        for (index, text) in ["Linux", "host", "6.12.1", "#1 SMP", "x86_64", "(none)"]
-            .iter()
-            .enumerate()
-        {
-            file[12 + index * 65..][..text.len()].copy_from_slice(text.as_bytes());
-        }
-        put64(&mut file, 408, 1_700_000_000);
-        put32(
-            &mut file,
-            424,
-            flags | if self.room.is_some() { 8 } else { 0 },
-        );
-        put32(&mut file, 428, 4096);
-        put32(&mut file, 432, 1);
-        put32(&mut file, 436, u32::try_from(2 * half).unwrap());
-        put64(&mut file, PAGE, 0x100_0000);
-        put32(&mut file, PAGE + 8, 17);
-        // Each field stands only in the versions that have it; what others read there is nonsense.
-        put32(&mut file, 440, u32::MAX);
-        if self.version < 6 {
-            put32(&mut file, 440, u32::try_from(self.max_pfn).unwrap());
-            put64(&mut file, PAGE + 96, u64::MAX);
-        } else {
-            put64(&mut file, PAGE + 96, self.max_pfn);
-        }
-        put32(&mut file, PAGE + 12, u32::from(self.version < 2));
-        let notes_at = PAGE + 104;
-        file[notes_at..][..notes.len()].copy_from_slice(&notes);
-        let (text_at, text_len) = if self.version < 3 {
-            (u64::MAX, u64::MAX)
-        } else {
-            (
-                (notes_at + notes.len() - 20) as u64,
-                vmcoreinfo.len() as u64,
-            )
-        };
-        put64(&mut file, PAGE + 32, text_at);
-        put64(&mut file, PAGE + 40, text_len);
-        let (at, len) = if self.version < 4 {
-            (u64::MAX, u64::MAX)
-        } else {
-            (notes_at as u64, notes.len() as u64)
-        };
-        put64(&mut file, PAGE + 48, at);
-        put64(&mut file, PAGE + 56, len);
-
-        let mut bitmap = vec![0; usize::try_from(half).unwrap() * PAGE];
-        file.extend(vec![0xff; bitmap.len()]);
-        for pfn in self.pages.keys() {
-            bitmap[usize::try_from(pfn / 8).unwrap()] |= 1 << (pfn % 8);
-        }
-        file.extend(&bitmap);
-
-        let table = file.len();
-        let zero = table + self.pages.len() * 24;
-        file.resize(zero + PAGE, 0);
-        let room = self.room.unwrap_or(usize::MAX);
-        for (rank, page) in self.pages.values().enumerate().take(room) {
-            let desc = table + rank * 24;
-            let packed = self.codec.map(|codec| (pack(codec, page), flag(codec)));
-            let (bytes, flags) = match packed {
-                Some((bytes, flags)) if bytes.len() < PAGE => (bytes, flags),
-                _ => (page.clone(), 0),
-            };
-            let offset = if page.iter().all(|byte| *byte == 0) {
-                put32(&mut file, desc + 8, 4096);
-                zero
-            } else {
-                put32(&mut file, desc + 8, u32::try_from(bytes.len()).unwrap());
-                put32(&mut file, desc + 12, flags);
-                file.extend(&bytes);
-                file.len() - bytes.len()
-            };
-            put64(&mut file, desc, offset as u64);
-        }
-        file
-    }
-}
-
-fn put32(file: &mut [u8], at: usize, value: u32) {
-    file[at..at + 4].copy_from_slice(&value.to_le_bytes());
-}
-
-fn put64(file: &mut [u8], at: usize, value: u64) {
-    file[at..at + 8].copy_from_slice(&value.to_le_bytes());
-}
-
-fn flag(codec: Codec) -> u32 {
-    match codec {
-        Codec::Zlib => 1,
-        Codec::Lzo => 2,
-        Codec::Snappy => 4,
-        Codec::Zstd => 0x20,
-    }
-}
-
-fn pack(codec: Codec, page: &[u8]) -> Vec<u8> {
-    match codec {
-        Codec::Zlib => {
-            let mut writer =
-                flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
-            writer.write_all(page).unwrap();
-            writer.finish().unwrap()
-        }
-        Codec::Lzo => lzokay::compress::compress(page).unwrap(),
-        Codec::Snappy => snap::raw::Encoder::new().compress_vec(page).unwrap(),
-        Codec::Zstd => zstd::bulk::compress(page, 1).unwrap(),
-    }
-}
-
-/// A page of random bytes, of few different bytes, or of one byte.
-fn page() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        Just(vec![0; PAGE]),
-        any::<u8>().prop_map(|byte| vec![byte; PAGE]),
-        any::<u64>().prop_map(|seed| noise(seed, u64::MAX)),
-        (any::<u64>(), 1..40u64).prop_map(|(seed, values)| noise(seed, values)),
-        prop::collection::vec(any::<u8>(), 1..200).prop_map(|bytes| bytes
-            .into_iter()
-            .cycle()
-            .take(PAGE)
-            .collect()),
-    ]
-}
-
-/// Bytes of so many values, from a small generator of numbers.
-fn noise(seed: u64, values: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    (0..PAGE)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            ((state >> 20) % values) as u8
-        })
-        .collect()
-}
-
-fn maker() -> impl Strategy<Value = Maker> {
-    let pages = prop::collection::btree_map(
-        prop_oneof![0..12u64, 60..70u64, 4090..4100u64, 9000..9003u64],
-        page(),
-        0..12,
-    );
-    (
-        pages,
-        1..=6i32,
-        prop::sample::select(CODECS.to_vec()),
-        0..70u64,
-    )
-        .prop_map(|(pages, version, codec, more)| {
-            let mut maker = Maker::new(pages);
-            maker.max_pfn += more;
-            Maker {
-                version,
-                codec,
-                ..maker
-            }
-        })
-}
-
 fn contents(pages: impl Iterator<Item = u64>) -> RangeMap<PageClass> {
     let mut map = RangeMap::new();
     for pfn in pages {
@@ -237,21 +44,6 @@ fn read_all(bytes: Vec<u8>) {
     }
 }
 
-/// A flattened file of these records.
-fn flatten(records: &[(u64, Vec<u8>)]) -> Vec<u8> {
-    let mut file = vec![0; PAGE];
-    file[..12].copy_from_slice(b"makedumpfile");
-    file[23] = 1;
-    file[31] = 1;
-    for (offset, bytes) in records {
-        file.extend(offset.to_be_bytes());
-        file.extend((bytes.len() as u64).to_be_bytes());
-        file.extend(bytes);
-    }
-    file.extend([0xff; 16]);
-    file
-}
-
 /// Changes bytes, and cuts what is behind the last place.
 fn mutate(
     mut bytes: Vec<u8>,
@@ -267,7 +59,6 @@ fn mutate(
     }
     bytes
 }
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -354,50 +145,6 @@ proptest! {
         let mut decompressor = page::Decompressor::new();
         for codec in CODECS.into_iter().flatten() {
             let _ = decompressor.page(codec, &bytes, &mut [0; PAGE]);
-        }
-    }
-
-    /// A flattened file is what comes of writing its records one after another.
-    #[test]
-    fn records_are_written_in_order(
-        records in prop::collection::vec((0..300u64, prop::collection::vec(any::<u8>(), 1..60)), 0..30),
-        from in 0..360usize,
-        len in 0..100usize,
-    ) {
-        let mut file = Vec::new();
-        for (offset, bytes) in &records {
-            let end = *offset as usize + bytes.len();
-            file.resize(file.len().max(end), 0);
-            file[*offset as usize..end].copy_from_slice(bytes);
-        }
-        let flat = Flattened::open(flatten(&records)).unwrap();
-        prop_assert_eq!(flat.size(), file.len() as u64);
-        let mut read = vec![1; file.len()];
-        flat.read_exact_at(&mut read, 0).unwrap();
-        prop_assert_eq!(&read, &file);
-        let mut part = vec![1; len];
-        match (flat.read_exact_at(&mut part, from as u64), file.get(from..from + len)) {
-            (Ok(()), Some(wanted)) => prop_assert_eq!(part, wanted),
-            (Err(error), None) => prop_assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof),
-            other => prop_assert!(false, "{:?}", other),
-        }
-    }
-
-    #[test]
-    fn mutated_flattened_dumps_do_no_harm(
-        maker in maker(),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..20),
-        cut in prop::option::of(any::<prop::sample::Index>()),
-    ) {
-        let file = maker.make();
-        let records: Vec<_> = (0..).step_by(500).zip(file.chunks(500).map(<[u8]>::to_vec)).collect();
-        let flat = mutate(flatten(&records), &changes, cut);
-        if let Ok(flat) = Flattened::open(flat)
-            && flat.size() < 1 << 24
-        {
-            let mut bytes = vec![0; usize::try_from(flat.size()).unwrap()];
-            flat.read_exact_at(&mut bytes, 0).unwrap();
-            read_all(bytes);
         }
     }
 }
@@ -660,54 +407,4 @@ fn small_reads_in_order_read_the_file_in_large_pieces() {
     }
     let reads = dump.source().reads.get() - before;
     assert!(reads < 40, "{reads} reads");
-}
-
-#[test]
-fn a_core_may_be_flattened_too() {
-    let mut headers = CoreHeaders::new();
-    headers.load(Load {
-        memory: PhysRange::new(0x1000, 0x1008).unwrap(),
-        offset: 120,
-        file_size: 8,
-        virt: 0,
-    });
-    let flat = flatten(&[
-        (120, b"old data".to_vec()),
-        (0, headers.encode()),
-        (120, b"new".to_vec()),
-    ]);
-    assert!(is_flattened(&flat));
-    let core = crate::elf::Core::open(Flattened::open(flat).unwrap()).unwrap();
-    let mut bytes = [0; 8];
-    core.read(PhysAddr::new(0x1000), &mut bytes).unwrap();
-    assert_eq!(&bytes, b"new data");
-}
-
-#[test]
-fn flattened_files_that_cannot_be_right_are_refused() {
-    let open = |file: Vec<u8>| Flattened::open(file).unwrap_err();
-    let whole = flatten(&[(0, vec![1; 50])]);
-    assert!(matches!(open(vec![]), DumpError::NotFlattened));
-    assert!(!is_flattened(&vec![0; 100]));
-    for len in [100, PAGE, PAGE + 20, whole.len() - 16, whole.len() - 1] {
-        let error = open(whole[..len].to_vec());
-        assert!(
-            matches!(error, DumpError::Truncated { .. }),
-            "{len} bytes: {error}"
-        );
-    }
-    for (offset, size) in [(-2i64, 5i64), (-1, 5), (0, -1), (0, 0), (7, i64::MIN)] {
-        let mut file = flatten(&[]);
-        let record = [offset.to_be_bytes(), size.to_be_bytes()].concat();
-        file.splice(PAGE..PAGE, record);
-        assert!(
-            matches!(open(file), DumpError::Malformed { .. }),
-            "{offset} {size}"
-        );
-    }
-    let far = flatten(&[(i64::MAX as u64, vec![1])]);
-    assert!(matches!(open(far), DumpError::Malformed { .. }));
-    let mut newer = whole.clone();
-    newer[31] = 2;
-    assert!(matches!(open(newer), DumpError::Version { .. }));
 }

@@ -10,7 +10,7 @@ use crate::memory::Memory;
 use crate::parameters::Parameters;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{console, kjump, machine, swap};
+use crate::{console, key, kjump, machine, swap};
 
 /// A, which `kjump` hibernates.
 pub(crate) fn kjump(parameters: &Parameters) -> Result<()> {
@@ -23,7 +23,16 @@ pub(crate) fn kjump(parameters: &Parameters) -> Result<()> {
     if let Some(codec) = &parameters.codec {
         hibernate.extend(["--codec", codec]);
     }
+    if parameters.encrypted {
+        hibernate.extend(key::options()?);
+    }
     there_and_back(parameters, || kjump::run(&hibernate))
+}
+
+/// The same, for a kernel that is started in the window to resume it.
+pub(crate) fn kjump_in_place(parameters: &Parameters) -> Result<()> {
+    kjump::tell_boot_line(parameters, &disk()?)?;
+    kjump(parameters)
 }
 
 /// C, which has `kjump` resume A.
@@ -31,6 +40,9 @@ pub(crate) fn kjump_resume(parameters: &Parameters) -> Result<()> {
     let image = disk()?;
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
+    if parameters.encrypted {
+        resume.extend(key::options()?);
+    }
     kjump::run(&resume)?;
     bail!("kjump resume returned")
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::console;
 use crate::parameters::Parameters;
 
 /// Where the lab put it.
@@ -62,6 +63,16 @@ pub(crate) fn try_run(arguments: &[&str], uid: u32) -> Result<Outcome> {
         status: output.status.code(),
         output: String::from_utf8_lossy(&text).trim_end().to_owned(),
     })
+}
+
+/// Tells the command line of a kernel that resumes this machine from `image` by itself.
+pub(crate) fn tell_boot_line(parameters: &Parameters, image: &str) -> Result<()> {
+    let window = parameters.window.as_deref().context("no window")?;
+    let arguments = ["in-place", "--window", window, "--image", image];
+    let outcome = try_run(&arguments, 0)?;
+    ensure!(outcome.status == Some(0), "{}", outcome.output);
+    console::report("boot-line", &outcome.output);
+    Ok(())
 }
 
 /// Options that say which kernel to load, and with what command line.

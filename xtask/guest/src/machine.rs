@@ -46,6 +46,12 @@ pub(crate) fn free_memory() -> Result<u64> {
     memory_of(&meminfo, "MemFree:").context("no MemFree in /proc/meminfo")
 }
 
+/// The memory in bytes that a process can have, from `/proc/meminfo`.
+pub(crate) fn available_memory() -> Result<u64> {
+    let meminfo = read("/proc/meminfo")?;
+    memory_of(&meminfo, "MemAvailable:").context("no MemAvailable in /proc/meminfo")
+}
+
 /// What lies in swap areas, in bytes, from `/proc/meminfo`.
 pub(crate) fn swapped() -> Result<u64> {
     let meminfo = read("/proc/meminfo")?;

@@ -106,6 +106,8 @@ pub(crate) enum Role {
     SaveHangs,
     /// A, which is saved and resumed by `kjump`, and held up by nothing else meanwhile.
     BenchKjump,
+    /// The same, after it told the command line of a kernel that resumes it by itself.
+    BenchKjumpInPlace,
     /// C, which resumes such an A at once.
     BenchKjumpResume,
     /// A, which is saved and resumed by its own kernel.
@@ -139,6 +141,7 @@ impl Role {
         ("save-panics", Self::SavePanics),
         ("save-hangs", Self::SaveHangs),
         ("bench-kjump", Self::BenchKjump),
+        ("bench-kjump-in-place", Self::BenchKjumpInPlace),
         ("bench-kjump-resume", Self::BenchKjumpResume),
         ("bench-swsusp", Self::BenchSwsusp),
         ("bench-swsusp-resume", Self::BenchSwsuspResume),

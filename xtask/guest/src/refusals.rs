@@ -6,7 +6,7 @@ use std::io::Read;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::kjump::{self, KERNEL};
-use crate::{console, disk};
+use crate::{console, disk, machine};
 
 /// A request, and what has to be in the answer.
 pub(crate) struct Refusal {
@@ -159,6 +159,15 @@ pub(crate) const BAD_REQUESTS: &[Refusal] = &[
             &["image"],
         )
     },
+    // Leaves little memory.
+    Refusal {
+        prepare: || leave(80 << 20),
+        ..refusal(
+            "load with too little memory",
+            &["load", "--kernel", KERNEL],
+            &["loading a kernel takes", "to spare", "--window"],
+        )
+    },
 ];
 
 /// What is refused in C, where an image of another machine is.
@@ -278,6 +287,13 @@ fn refused(arguments: &[&str], request: &Refusal) -> Result<String> {
 
 fn write(name: &str, bytes: &[u8]) -> Result<()> {
     fs::write(format!("{SCRATCH}/{name}"), bytes).with_context(|| format!("writing {name}"))
+}
+
+/// Takes all memory but so many bytes, for as long as the machine runs.
+fn leave(bytes: u64) -> Result<()> {
+    let taken = machine::available_memory()?.saturating_sub(bytes);
+    Box::leak(vec![1_u8; usize::try_from(taken)?].into_boxed_slice());
+    Ok(())
 }
 
 /// The first MiB of the disk that holds the image.

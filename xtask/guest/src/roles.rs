@@ -33,7 +33,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::Bounce => bounce(parameters),
         Role::Hibernate => hibernate(parameters),
         Role::HibernateInPlace => {
-            tell_boot_line(parameters)?;
+            kjump::tell_boot_line(parameters, &disk::image_disk()?)?;
             hibernate(parameters)
         }
         Role::Resume => resume(parameters, &[]),
@@ -55,6 +55,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SavePanics => break_down(parameters, "rdinit=/none"),
         Role::SaveHangs => break_down(parameters, "kjump.patience=15"),
         Role::BenchKjump => bench::kjump(parameters),
+        Role::BenchKjumpInPlace => bench::kjump_in_place(parameters),
         Role::BenchKjumpResume => bench::kjump_resume(parameters),
         Role::BenchSwsusp => bench::swsusp(parameters),
         Role::BenchSwsuspResume => bench::swsusp_resume(),
@@ -93,17 +94,6 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
         }
         refusals::ask(refusals::AFTER_RESUME)
     })
-}
-
-/// Tells the command line of a kernel that resumes this machine by itself.
-fn tell_boot_line(parameters: &Parameters) -> Result<()> {
-    let image = disk::image_disk()?;
-    let window = parameters.window.as_deref().context("no window")?;
-    let arguments = ["in-place", "--window", window, "--image", &image];
-    let outcome = kjump::try_run(&arguments, 0)?;
-    ensure!(outcome.status == Some(0), "{}", outcome.output);
-    console::report("boot-line", &outcome.output);
-    Ok(())
 }
 
 /// Fills the machine, leaves it by `jump` as often as asked, and verifies it each time.

@@ -1,9 +1,9 @@
 //! `hibernate_vs_swsusp` and `resume_vs_swsusp`: whole hibernations in virtual machines, by kjump and by the
-//! kernel.
+//! kernel. What those comparisons have in common that are made of such runs is here too.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use serde_json::{Map, Value, json};
@@ -51,7 +51,7 @@ impl Contents {
     }
 
     /// The name of a comparison with these contents: that of `mixed` has no addition.
-    fn name(self, base: &str) -> String {
+    pub(super) fn name(self, base: &str) -> String {
         match self {
             Self::Mixed => base.to_owned(),
             Self::Random => format!("{base}_random"),
@@ -62,25 +62,30 @@ impl Contents {
 
 /// What was found in one run.
 #[derive(Clone, Copy, Debug)]
-struct Trip {
-    hibernate: Duration,
-    resume: Duration,
+pub(super) struct Trip {
+    pub(super) hibernate: Duration,
+    pub(super) resume: Duration,
+    /// What saving took of the one, and restoring of the other, as kjump tells.
+    pub(super) save: Option<Duration>,
+    pub(super) restore: Option<Duration>,
     /// What the image takes, in bytes.
-    written: u64,
+    pub(super) written: u64,
     /// What was still swapped out after it, in MiB.
-    swapped: u64,
+    pub(super) swapped: u64,
 }
 
 /// Runs of each way, in the order in which they were made.
 #[derive(Default)]
 struct Runs {
     ours: Vec<Trip>,
+    /// Ours, resumed without a kernel before the one that restores.
+    in_place: Vec<Trip>,
     theirs: [Vec<Trip>; 2],
     repeats: Vec<String>,
 }
 
-/// Compares both halves, with memory of these contents.
-pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparison; 2]> {
+/// Compares both halves, with memory of these contents; the second one also without the boot of C.
+pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparison; 3]> {
     let guest = bench.guest(bench.arguments.memory, contents);
     let place = Place::choose(
         bench.arguments.folder.as_deref(),
@@ -88,40 +93,55 @@ pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparis
         u64::from(guest.memory),
     )?;
     let bed = bench.bed(&place);
+    let in_place = Way::KjumpInPlace(bench.arguments.codec.clone());
     let mut runs = Runs::default();
     for number in 0..bench.arguments.pairs {
         say!("  pair {} of {}", number + 1, bench.arguments.pairs);
-        runs.add_pair(&bed, guest, &bench.ours(), number)?;
+        runs.add_pair(&bed, guest, [&bench.ours(), &in_place], number)?;
     }
-    let hibernate = runs.comparison(
-        contents,
-        "hibernate_vs_swsusp",
-        |trip| trip.hibernate,
-        &format!(
-            "Hibernation, from the command until the machine is off: {}. Ours is `kjump hibernate` (load B, jump, \
-             boot of B, save, power off). Theirs is `echo disk > /sys/power/state`, with \
-             /sys/power/image_size at its most and /sys/power/disk at `shutdown`; {}.",
+    let terms = terms(&guest, &place);
+    let resumption = |ours: &str| {
+        format!(
+            "Resumption, from power on until A's process runs: {}. {ours} Theirs is resumed by the kernel itself \
+             (`resume=`), before any process, and its initramfs holds one program only; {terms}.",
             contents.describe(),
-            terms(&guest, &place)
+        )
+    };
+    Ok([
+        runs.comparison(
+            contents,
+            "hibernate_vs_swsusp",
+            &runs.ours,
+            |trip| trip.hibernate,
+            &format!(
+                "Hibernation, from the command until the machine is off: {}. Ours is `kjump hibernate` (load B, jump, \
+                 boot of B, save, power off). Theirs is `echo disk > /sys/power/state`, with \
+                 /sys/power/image_size at its most and /sys/power/disk at `shutdown`; {terms}.",
+                contents.describe(),
+            ),
         ),
-    );
-    let resume = runs.comparison(
-        contents,
-        "resume_vs_swsusp",
-        |trip| trip.resume,
-        &format!(
-            "Resumption, from power on until A's process runs: {}. Ours has the boots of C and D, load of D, \
-             restore, jump. Theirs is resumed by the kernel itself (`resume=`), before any process, and its \
-             initramfs holds one program only; {}.",
-            contents.describe(),
-            terms(&guest, &place)
+        runs.comparison(
+            contents,
+            "resume_vs_swsusp",
+            &runs.ours,
+            |trip| trip.resume,
+            &resumption("Ours has the boots of C and D, load of D, restore, jump."),
         ),
-    );
-    Ok([hibernate, resume])
+        runs.comparison(
+            contents,
+            "resume_in_place_vs_swsusp",
+            &runs.in_place,
+            |trip| trip.resume,
+            &resumption(
+                "Ours has the boot of D, which QEMU starts in the window as a boot loader would (`kjump in-place`), \
+                 restore, jump.",
+            ),
+        ),
+    ])
 }
 
 /// What both have in common.
-fn terms(guest: &Guest, place: &Place) -> String {
+pub(super) fn terms(guest: &Guest, place: &Place) -> String {
     format!(
         "both with Linux 6.12 in QEMU (TCG), {} MiB of memory, {} CPUs that run {}, one virtio disk of {} MiB in a \
          file on {}; A's content was compared by checksum each time",
@@ -138,52 +158,34 @@ fn terms(guest: &Guest, place: &Place) -> String {
 }
 
 impl Runs {
-    /// Runs each way once; in every other pair the other way round.
-    fn add_pair(&mut self, bed: &Bed<'_>, guest: Guest, ours: &Way, number: u32) -> Result<()> {
+    /// Runs each way once.
+    fn add_pair(
+        &mut self,
+        bed: &Bed<'_>,
+        guest: Guest,
+        [ours, in_place]: [&Way; 2],
+        number: u32,
+    ) -> Result<()> {
         let theirs = Compressor::ALL.map(Way::Swsusp);
-        let mut ways = [ours, &theirs[0], &theirs[1]];
-        if number % 2 == 1 {
-            ways.reverse();
-        }
-        for _ in 0..=REPEATS {
-            let trips: Result<Vec<Trip>> = ways.iter().map(|way| trip(bed, guest, way)).collect();
-            match trips {
-                Ok(mut trips) => {
-                    if number % 2 == 1 {
-                        trips.reverse();
-                    }
-                    let [ours, lz4, lzo] = trips[..] else {
-                        bail!("a pair is of three runs");
-                    };
-                    self.ours.push(ours);
-                    self.theirs[0].push(lz4);
-                    self.theirs[1].push(lzo);
-                    return Ok(());
-                }
-                Err(error) if is_emulators_fault(&error) => {
-                    let text = format!("{error:#}");
-                    let why = text.lines().next().unwrap_or_default().to_owned();
-                    say!("  QEMU failed, once more: {why}");
-                    self.repeats.push(why);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        bail!(
-            "QEMU failed {} times in one pair; --single runs its CPUs in turns",
-            REPEATS + 1
-        )
+        let ways = [ours, in_place, &theirs[0], &theirs[1]];
+        let [ours, in_place, lz4, lzo] = in_turns(bed, guest, ways, number, &mut self.repeats)?;
+        self.ours.push(ours);
+        self.in_place.push(in_place);
+        self.theirs[0].push(lz4);
+        self.theirs[1].push(lzo);
+        Ok(())
     }
 
     fn comparison(
         &self,
         contents: Contents,
         base: &str,
+        ours: &[Trip],
         time: fn(&Trip) -> Duration,
         notes: &str,
     ) -> Comparison {
         let mut pairs = Pairs::default();
-        for (number, ours) in self.ours.iter().enumerate() {
+        for (number, ours) in ours.iter().enumerate() {
             let theirs = self.theirs.iter().map(|runs| time(&runs[number])).min();
             pairs.add(time(ours), theirs.unwrap_or_default());
         }
@@ -197,7 +199,7 @@ impl Runs {
             median(lz4),
             median(lzo)
         );
-        let mut facts = self.facts(contents);
+        let mut facts = self.facts(contents, ours);
         for (compressor, runs) in Compressor::ALL.iter().zip(&self.theirs) {
             let seconds: Vec<f64> = runs
                 .iter()
@@ -228,7 +230,7 @@ impl Runs {
         self.theirs.iter().flatten().map(|trip| trip.swapped).max()
     }
 
-    fn facts(&self, contents: Contents) -> Map<String, Value> {
+    fn facts(&self, contents: Contents, ours: &[Trip]) -> Map<String, Value> {
         let name = contents.to_possible_value();
         let written = |runs: &[Trip]| runs.last().map(|trip| trip.written);
         [
@@ -238,7 +240,7 @@ impl Runs {
             ),
             ("repeats", json!(self.repeats.len())),
             ("repeated_for", json!(self.repeats)),
-            ("ours_bytes", json!(written(&self.ours))),
+            ("ours_bytes", json!(written(ours))),
             ("theirs_swapped_mib", json!(self.swapped())),
             (
                 "theirs_bytes",
@@ -251,6 +253,49 @@ impl Runs {
     }
 }
 
+/// Runs each of `ways` once; those of every other `number` the other way round. All of it is repeated if
+/// QEMU fails, and why is added to `repeats`.
+///
+/// # Errors
+///
+/// If anything else fails, or QEMU does too often.
+pub(super) fn in_turns<const N: usize>(
+    bed: &Bed<'_>,
+    guest: Guest,
+    ways: [&Way; N],
+    number: u32,
+    repeats: &mut Vec<String>,
+) -> Result<[Trip; N]> {
+    let mut order: Vec<usize> = (0..N).collect();
+    if number % 2 == 1 {
+        order.reverse();
+    }
+    for _ in 0..=REPEATS {
+        let trips: Result<Vec<(usize, Trip)>> = order
+            .iter()
+            .map(|&at| Ok((at, trip(bed, guest, ways[at])?)))
+            .collect();
+        match trips {
+            Ok(mut trips) => {
+                trips.sort_by_key(|(at, _)| *at);
+                let trips: Vec<Trip> = trips.into_iter().map(|(_, trip)| trip).collect();
+                return trips.try_into().map_err(|_| anyhow!("each way runs once"));
+            }
+            Err(error) if is_emulators_fault(&error) => {
+                let text = format!("{error:#}");
+                let why = text.lines().next().unwrap_or_default().to_owned();
+                say!("  QEMU failed, once more: {why}");
+                repeats.push(why);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    bail!(
+        "QEMU failed {} times in one pair; --single runs its CPUs in turns",
+        REPEATS + 1
+    )
+}
+
 fn trip(bed: &Bed<'_>, guest: Guest, way: &Way) -> Result<Trip> {
     let run = || -> Result<Trip> {
         let hibernated = bed.hibernate(guest, way)?;
@@ -258,13 +303,15 @@ fn trip(bed: &Bed<'_>, guest: Guest, way: &Way) -> Result<Trip> {
         Ok(Trip {
             hibernate: hibernated.took,
             resume: resumed.took,
+            save: hibernated.save,
+            restore: resumed.restore,
             written: hibernated.written,
             swapped: resumed.swapped,
         })
     };
     let trip = run().with_context(|| format!("{way}"))?;
     say!(
-        "  {:12} hibernated in {:.2} s ({} MiB), resumed in {:.2} s",
+        "  {:13} hibernated in {:.2} s ({} MiB), resumed in {:.2} s",
         way.to_string(),
         trip.hibernate.as_secs_f64(),
         trip.written >> 20,
@@ -281,6 +328,8 @@ mod tests {
         Trip {
             hibernate: Duration::from_secs(hibernate),
             resume: Duration::from_secs(resume),
+            save: None,
+            restore: None,
             written: 7 << 20,
             swapped: 0,
         }
@@ -290,13 +339,26 @@ mod tests {
     fn the_better_of_theirs_counts_in_each_pair() {
         let runs = Runs {
             ours: vec![trip(2, 1), trip(2, 1)],
+            in_place: Vec::new(),
             theirs: [vec![trip(6, 9), trip(4, 2)], vec![trip(8, 3), trip(2, 3)]],
             repeats: vec!["Oops: int3".to_owned()],
         };
-        let hibernate = runs.comparison(Contents::Random, "hibernate", |trip| trip.hibernate, "");
+        let hibernate = runs.comparison(
+            Contents::Random,
+            "hibernate",
+            &runs.ours,
+            |trip| trip.hibernate,
+            "",
+        );
         assert_eq!(hibernate.name, "hibernate_random");
         assert_eq!(hibernate.pairs.ratios(), [3.0, 1.0]);
-        let resume = runs.comparison(Contents::Mixed, "resume", |trip| trip.resume, "");
+        let resume = runs.comparison(
+            Contents::Mixed,
+            "resume",
+            &runs.ours,
+            |trip| trip.resume,
+            "",
+        );
         assert_eq!(resume.name, "resume");
         assert_eq!(resume.pairs.ratios(), [3.0, 2.0]);
         assert_eq!(resume.objection, None);
@@ -316,12 +378,19 @@ mod tests {
                 ..trip(2, 2)
             };
             let runs = Runs {
+                in_place: Vec::new(),
                 ours: vec![trip(1, 1)],
                 theirs: [vec![trip(2, 2)], vec![some]],
                 repeats: Vec::new(),
             };
-            runs.comparison(Contents::Mixed, "resume", |trip| trip.resume, "")
-                .objection
+            runs.comparison(
+                Contents::Mixed,
+                "resume",
+                &runs.ours,
+                |trip| trip.resume,
+                "",
+            )
+            .objection
         };
         assert_eq!(swapped(SWAPPED_AT_MOST), None);
         assert!(swapped(246).is_some_and(|text| text.contains("246 MiB")));

@@ -10,6 +10,7 @@ mod restore;
 mod round_trip;
 mod save;
 mod scaling;
+mod sealed;
 mod swsusp;
 
 use std::fs;
@@ -116,18 +117,19 @@ enum Work {
     Save(Rival),
     Restore,
     Hibernation,
+    Sealing,
     Scaling,
 }
 
-const ENTRIES: [Entry; 6] = [
+const ENTRIES: [Entry; 9] = [
     Entry {
         name: "save_vs_makedumpfile_lzo",
-        summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17",
+        summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17, with all CPUs and (_alone) with one",
         work: Work::Save(Rival::Lzo),
     },
     Entry {
         name: "save_vs_makedumpfile_zlib",
-        summary: "a 2 GiB core to an image with zstd, beside makedumpfile -c -d 17",
+        summary: "a 2 GiB core to an image with zstd, beside makedumpfile -c -d 17, likewise",
         work: Work::Save(Rival::Zlib),
     },
     Entry {
@@ -144,6 +146,21 @@ const ENTRIES: [Entry; 6] = [
         name: "resume_vs_swsusp",
         summary: "from power on until A's process runs, beside the kernel's own hibernation",
         work: Work::Hibernation,
+    },
+    Entry {
+        name: "resume_in_place_vs_swsusp",
+        summary: "the same without a first kernel: a boot loader starts the restoring one in the window",
+        work: Work::Hibernation,
+    },
+    Entry {
+        name: "hibernate_sealed_vs_plain",
+        summary: "from the command until the machine is off, encrypted, beside the same without encryption",
+        work: Work::Sealing,
+    },
+    Entry {
+        name: "resume_sealed_vs_plain",
+        summary: "from power on until A's process runs, encrypted, beside the same without encryption",
+        work: Work::Sealing,
     },
     Entry {
         name: "scaling",
@@ -264,23 +281,30 @@ fn measure(bench: &Bench<'_>, entries: &[&'static Entry]) -> Results {
         let result = match entry.work {
             Work::Save(rival) => {
                 say!("{}", entry.name);
-                save::compare(bench, rival).map(|comparison| results.comparisons.push(comparison))
+                save::compare(bench, rival)
+                    .map(|comparisons| results.comparisons.extend(comparisons))
             }
             Work::Restore => {
                 say!("{}", entry.name);
                 restore::compare().map(|found| results.comparisons.extend(found))
             }
             Work::Hibernation => {
-                all_contents(&bench.arguments.contents)
-                    .iter()
-                    .try_for_each(|&contents| {
-                        say!("hibernation: {}", contents.describe());
-                        let both = hibernate::compare(bench, contents)?;
-                        results
-                            .comparisons
-                            .extend(both.into_iter().filter(|one| wanted(&one.name)));
-                        Ok(())
-                    })
+                let all = [Contents::Mixed, Contents::Random, Contents::Free];
+                each_contents(bench, &all, "hibernation", |contents| {
+                    let both = hibernate::compare(bench, contents)?;
+                    let both = both.into_iter().filter(|one| wanted(&one.name));
+                    results.comparisons.extend(both);
+                    Ok(())
+                })
+            }
+            Work::Sealing => {
+                let all = [Contents::Mixed, Contents::Random];
+                each_contents(bench, &all, "encryption", |contents| {
+                    let both = sealed::compare(bench, contents)?;
+                    let both = both.into_iter().filter(|one| wanted(&one.name));
+                    results.comparisons.extend(both);
+                    Ok(())
+                })
             }
             Work::Scaling => scaling::measure(bench).map(|found| results.scaling = Some(found)),
         };
@@ -293,12 +317,19 @@ fn measure(bench: &Bench<'_>, entries: &[&'static Entry]) -> Results {
     results
 }
 
-fn all_contents(asked: &[Contents]) -> Vec<Contents> {
-    if asked.is_empty() {
-        vec![Contents::Mixed, Contents::Random, Contents::Free]
-    } else {
-        asked.to_vec()
-    }
+/// Does `compare` with the contents that were asked for, or with `all`.
+fn each_contents(
+    bench: &Bench<'_>,
+    all: &[Contents],
+    what: &str,
+    mut compare: impl FnMut(Contents) -> Result<()>,
+) -> Result<()> {
+    let asked = bench.arguments.contents.as_slice();
+    let contents = if asked.is_empty() { all } else { asked };
+    contents.iter().try_for_each(|&contents| {
+        say!("{what}: {}", contents.describe());
+        compare(contents)
+    })
 }
 
 impl Results {
@@ -396,7 +427,7 @@ mod tests {
             Some(chosen.iter().map(|entry| entry.name).collect::<Vec<_>>())
         };
         let all = names(&[]).unwrap();
-        assert!(all.len() == 5 && !all.contains(&"scaling"));
+        assert!(all.len() == ENTRIES.len() - 1 && !all.contains(&"scaling"));
         assert_eq!(names(&["scaling"]).unwrap(), ["scaling"]);
         assert!(names(&["scale"]).is_none());
     }

@@ -29,15 +29,23 @@ const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 const ROOMY: u32 = 512;
 
 /// The window of those.
-pub(crate) const SMALL_WINDOW: &str = "48M";
+pub(crate) const SMALL_WINDOW: &str = "40M";
+
+/// The window for a kernel that a boot loader starts in it: where a kernel lies that it does not move.
+const IN_PLACE_WINDOW: &str = "64M@0x1000000";
 
 /// How a machine is hibernated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// By kjump, with the codec that is named, or its own choice.
     Kjump(Option<String>),
-    /// The same with free pages, for a core that has all memory.
+    /// The same with an encrypted image.
+    KjumpSealed(Option<String>),
+    /// The same as the first with free pages, for a core that has all memory.
     KjumpWhole,
+    /// The same as the first, but resumed by a kernel that is started in the window, without another one
+    /// before it.
+    KjumpInPlace(Option<String>),
     /// By the kernel.
     Swsusp(Compressor),
 }
@@ -47,7 +55,11 @@ impl fmt::Display for Way {
         match self {
             Self::Kjump(None) => f.write_str("kjump"),
             Self::Kjump(Some(codec)) => write!(f, "kjump-{codec}"),
+            Self::KjumpSealed(None) => f.write_str("kjump-sealed"),
+            Self::KjumpSealed(Some(codec)) => write!(f, "kjump-sealed-{codec}"),
             Self::KjumpWhole => f.write_str("kjump-whole"),
+            Self::KjumpInPlace(None) => f.write_str("kjump-in-place"),
+            Self::KjumpInPlace(Some(codec)) => write!(f, "kjump-in-place-{codec}"),
             Self::Swsusp(compressor) => write!(f, "swsusp-{}", compressor.name()),
         }
     }
@@ -95,6 +107,8 @@ pub(crate) struct Hibernated<'a> {
     way: Way,
     /// From the command until the machine was off.
     pub(crate) took: Duration,
+    /// What saving took of that, as kjump tells.
+    pub(crate) save: Option<Duration>,
     /// What its image takes on the disk, in bytes.
     pub(crate) written: u64,
     /// Its disk.
@@ -108,6 +122,8 @@ pub(crate) struct Hibernated<'a> {
 pub(crate) struct Resumed {
     /// From power on until A's process ran again.
     pub(crate) took: Duration,
+    /// What restoring took of that, as kjump tells.
+    pub(crate) restore: Option<Duration>,
     /// What was still in the swap area then, in MiB: the kernel writes it there when its image would be too
     /// large.
     pub(crate) swapped: u64,
@@ -123,10 +139,14 @@ impl Bed<'_> {
         let (disk, initramfs) = (self.place.path("disk"), self.place.path("initramfs"));
         let kernel = self.lab.kernel(Kernel::V6_12);
         let role = match way {
-            Way::Kjump(_) | Way::KjumpWhole => {
+            Way::Kjump(_) | Way::KjumpSealed(_) | Way::KjumpWhole | Way::KjumpInPlace(_) => {
                 disk::create(&disk, guest.disk())?;
                 build::initramfs(&initramfs, self.binaries, kernel, false)?;
-                "bench-kjump"
+                if let Way::KjumpInPlace(_) = way {
+                    "bench-kjump-in-place"
+                } else {
+                    "bench-kjump"
+                }
             }
             Way::Swsusp(_) => {
                 swsusp::create_swap(&disk, guest.disk())?;
@@ -139,6 +159,7 @@ impl Bed<'_> {
             guest,
             way: way.clone(),
             took: Duration::ZERO,
+            save: None,
             written: 0,
             disk,
             initramfs,
@@ -149,6 +170,7 @@ impl Bed<'_> {
             moment(&said, "ready").context("A did not say that it was ready to hibernate")?;
         hibernated.took = off.saturating_sub(ready);
         hibernated.written = allocated(&hibernated.disk)?;
+        hibernated.save = phase(&said, "save");
         hibernated.said = said;
         Ok(hibernated)
     }
@@ -162,7 +184,12 @@ impl Hibernated<'_> {
     /// If A does not go on, or is not as it was; with the end of the console.
     pub(crate) fn resume(&self) -> Result<Resumed> {
         let role = match self.way {
-            Way::Kjump(_) | Way::KjumpWhole => "bench-kjump-resume",
+            Way::Kjump(_) | Way::KjumpSealed(_) | Way::KjumpWhole => "bench-kjump-resume",
+            Way::KjumpInPlace(_) => {
+                build::own_initramfs(&self.initramfs, self.bed.binaries)?;
+                // It needs no part to play: the command line that A told says what is to be done.
+                ""
+            }
             Way::Swsusp(_) => "bench-swsusp-resume",
         };
         let (said, _) = self.boot(role, 2)?;
@@ -183,6 +210,7 @@ impl Hibernated<'_> {
             value(&said, "swapped").and_then(|value| value.strip_suffix(" MiB")?.parse().ok());
         Ok(Resumed {
             took: back,
+            restore: phase(&said, "restore"),
             swapped: swapped.context("A did not say how much was swapped out")?,
         })
     }
@@ -207,7 +235,10 @@ impl Hibernated<'_> {
             product: "lab",
             kernel: lab.kernel(Kernel::V6_12).to_owned(),
             initramfs: self.initramfs.clone(),
-            command_line: command_line(&self.guest, &self.way, role, number),
+            command_line: match value(&self.said, "boot-line") {
+                Some(line) => format!("{line} panic=-1 no_timer_check"),
+                None => command_line(&self.guest, &self.way, role, number),
+            },
         };
         let mut vm = Vm::start(&machine, &log, self.guest.limit(), *verbose)?;
         let mut said = Vec::new();
@@ -249,12 +280,20 @@ fn command_line(guest: &Guest, way: &Way, role: &str, number: u32) -> String {
         format!("lab.fill={}", guest.fill),
         format!("lab.compressible={}", guest.compressible),
     ];
-    if guest.memory < ROOMY {
+    if let Way::KjumpInPlace(_) = way {
+        words.push(format!("lab.window={IN_PLACE_WINDOW}"));
+    } else if guest.memory < ROOMY {
         words.push(format!("lab.window={SMALL_WINDOW}"));
     }
+    if let Way::Kjump(Some(codec))
+    | Way::KjumpSealed(Some(codec))
+    | Way::KjumpInPlace(Some(codec)) = way
+    {
+        words.push(format!("lab.codec={codec}"));
+    }
     match way {
-        Way::Kjump(None) => {}
-        Way::Kjump(Some(codec)) => words.push(format!("lab.codec={codec}")),
+        Way::Kjump(_) | Way::KjumpInPlace(_) => {}
+        Way::KjumpSealed(_) => words.push("lab.encrypted=1".to_owned()),
         Way::KjumpWhole => words.push("lab.keep_free=1".to_owned()),
         Way::Swsusp(compressor) => {
             words.push(format!("hibernate.compressor={}", compressor.name()));
@@ -284,6 +323,20 @@ fn moment(said: &[Line], key: &str) -> Option<Duration> {
 /// What the guest first reported of `key`.
 fn value<'a>(said: &'a [Line], key: &str) -> Option<&'a str> {
     said.iter().find_map(|line| console::value(&line.text, key))
+}
+
+/// How long the phase `name` took, as kjump tells at the end of a boot.
+fn phase(said: &[Line], name: &str) -> Option<Duration> {
+    let phases = said
+        .iter()
+        .find_map(|line| Some(line.text.split_once("kjump: phases: ")?.1))?;
+    let seconds = phases.split(", ").find_map(|phase| {
+        phase
+            .strip_prefix(name)?
+            .strip_prefix(' ')?
+            .strip_suffix(" s")
+    })?;
+    Duration::try_from_secs_f64(seconds.parse().ok()?).ok()
 }
 
 /// What the sparse file at `path` takes, in bytes.
@@ -332,6 +385,21 @@ mod tests {
     }
 
     #[test]
+    fn phases_are_read_by_name() {
+        let said = said(&[
+            (1, "kjump: saving"),
+            (
+                9,
+                "kjump: phases: load and jump 1.013 s, boot 0.812 s, save 0.662 s, together 2.487 s",
+            ),
+        ]);
+        let millis = |name| phase(&said, name).map(|time| time.as_millis());
+        assert_eq!(millis("save"), Some(662));
+        assert_eq!(millis("boot"), Some(812));
+        assert_eq!(millis("restore"), None);
+    }
+
+    #[test]
     fn only_the_second_boot_of_swsusp_resumes() {
         let way = Way::Swsusp(Compressor::Lzo);
         let words = |number| command_line(&GUEST, &way, "role", number);
@@ -341,12 +409,17 @@ mod tests {
         let words = command_line(&GUEST, &codec, "role", 1);
         assert!(words.contains("lab.codec=zstd:3") && !words.contains("hibernate."));
         assert!(words.contains("lab.fill=40 lab.compressible=50"));
-        assert!(!words.contains("lab.window"));
+        assert!(!words.contains("lab.window") && !words.contains("lab.encrypted"));
+        let sealed = Way::KjumpSealed(Some("none".to_owned()));
+        for number in [1, 2] {
+            let words = command_line(&GUEST, &sealed, "role", number);
+            assert!(words.contains("lab.codec=none") && words.contains("lab.encrypted=1"));
+        }
         let small = Guest {
             memory: 256,
             ..GUEST
         };
-        assert!(command_line(&small, &codec, "role", 1).contains("lab.window=48M"));
+        assert!(command_line(&small, &codec, "role", 1).contains("lab.window=40M"));
     }
 
     #[test]

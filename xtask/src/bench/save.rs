@@ -60,29 +60,76 @@ pub(crate) struct Written {
     pub(crate) bytes: u64,
 }
 
-/// Compares both on the lab's core.
-pub(crate) fn compare(bench: &Bench<'_>, rival: Rival) -> Result<Comparison> {
+/// How many threads makedumpfile has, besides its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Threads {
+    /// One for each CPU, as ours has.
+    All,
+    /// None. Those that it has wait for each other busily, so that it is at times faster so.
+    Alone,
+}
+
+impl Threads {
+    const BOTH: [Self; 2] = [Self::All, Self::Alone];
+
+    fn number(self) -> Option<usize> {
+        (self == Self::All).then(host::cpus)
+    }
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::All => "",
+            Self::Alone => "_alone",
+        }
+    }
+}
+
+/// Compares both on the lab's core: with all CPUs for makedumpfile, and with one alone.
+pub(crate) fn compare(bench: &Bench<'_>, rival: Rival) -> Result<Vec<Comparison>> {
     let core = lab_core(bench)?;
     let tools = bench.lab.tools()?;
     let size = fs::metadata(&core)?.len();
     let place = Place::choose(bench.arguments.folder.as_deref(), size >> 20, size >> 20)?;
     let output = place.path("output");
     // The first runs bring the core into the page cache, and count for nobody.
-    let threads = better_threads(tools, rival, &core, &output)?;
+    theirs(tools, rival, None, &core, &output)?;
     ours(&bench.binaries.kjump, rival.codec(), &core, &output)?;
+    Threads::BOTH
+        .into_iter()
+        .map(|threads| {
+            let ours = || ours(&bench.binaries.kjump, rival.codec(), &core, &output);
+            let theirs = || theirs(tools, rival, threads.number(), &core, &output);
+            let mut sides = Sides::default();
+            for number in 0..bench.arguments.pairs {
+                if number % 2 == 0 {
+                    let ours = ours()?;
+                    sides.add(ours, theirs()?);
+                } else {
+                    let theirs = theirs()?;
+                    sides.add(ours()?, theirs);
+                }
+            }
+            let version = tools
+                .version("makedumpfile")
+                .unwrap_or("of an unknown version");
+            let notes = notes(rival, size, version, threads, &place.kind);
+            Ok(sides.comparison(rival, threads, notes))
+        })
+        .collect()
+}
 
-    let mut pairs = Pairs::default();
-    let (mut largest, mut smallest) = (0, u64::MAX);
-    for number in 0..bench.arguments.pairs {
-        let ours = || ours(&bench.binaries.kjump, rival.codec(), &core, &output);
-        let theirs = || theirs(tools, rival, threads, &core, &output);
-        let (ours, theirs) = if number % 2 == 0 {
-            let ours = ours()?;
-            (ours, theirs()?)
-        } else {
-            let theirs = theirs()?;
-            (ours()?, theirs)
-        };
+/// What both sides did so far.
+#[derive(Default)]
+struct Sides {
+    pairs: Pairs,
+    /// The size of our largest output, in bytes.
+    ours: u64,
+    /// The size of their smallest output.
+    theirs: Option<u64>,
+}
+
+impl Sides {
+    fn add(&mut self, ours: Written, theirs: Written) {
         say!(
             "  kjump {:.2} s, {} MiB; makedumpfile {:.2} s, {} MiB",
             ours.took.as_secs_f64(),
@@ -90,34 +137,38 @@ pub(crate) fn compare(bench: &Bench<'_>, rival: Rival) -> Result<Comparison> {
             theirs.took.as_secs_f64(),
             theirs.bytes >> 20
         );
-        pairs.add(ours.took, theirs.took);
-        largest = largest.max(ours.bytes);
-        smallest = smallest.min(theirs.bytes);
+        self.pairs.add(ours.took, theirs.took);
+        self.ours = self.ours.max(ours.bytes);
+        self.theirs = Some(
+            self.theirs
+                .map_or(theirs.bytes, |size| size.min(theirs.bytes)),
+        );
     }
-    let facts = json!({
-        "ours_bytes": largest,
-        "theirs_bytes": smallest,
-        "output_no_larger": largest <= smallest,
-        "makedumpfile_threads": threads,
-    });
-    let version = tools
-        .version("makedumpfile")
-        .unwrap_or("of an unknown version");
-    Ok(Comparison {
-        name: rival.name().to_owned(),
-        pairs,
-        notes: notes(rival, size, version, threads, &place.kind),
-        facts: facts.as_object().cloned().unwrap_or_default(),
-        objection: objection(largest, smallest),
-    })
+
+    fn comparison(self, rival: Rival, threads: Threads, notes: String) -> Comparison {
+        let theirs = self.theirs.unwrap_or(0);
+        let facts = json!({
+            "ours_bytes": self.ours,
+            "theirs_bytes": theirs,
+            "output_no_larger": self.ours <= theirs,
+            "makedumpfile_threads": threads.number(),
+        });
+        Comparison {
+            name: format!("{}{}", rival.name(), threads.suffix()),
+            pairs: self.pairs,
+            notes,
+            facts: facts.as_object().cloned().unwrap_or_default(),
+            objection: objection(self.ours, theirs),
+        }
+    }
 }
 
-fn notes(rival: Rival, size: u64, version: &str, threads: Option<usize>, kind: &str) -> String {
+fn notes(rival: Rival, size: u64, version: &str, threads: Threads, kind: &str) -> String {
     let cpus = host::cpus();
-    let threads = threads.map_or(
-        "without threads of its own, which is faster here".to_owned(),
-        |n| format!("--num-threads {n}"),
-    );
+    let threads = match threads {
+        Threads::All => format!("--num-threads {cpus}"),
+        Threads::Alone => "without threads of its own".to_owned(),
+    };
     format!(
         "From the start of the process until its output is on the device. Ours: `kjump convert --format kjump \
          --codec {} --threads {cpus}`. Theirs: `makedumpfile {} -d 17` ({version}, {threads}). Both read the same core \

@@ -229,6 +229,16 @@ pub(crate) struct LoadOptions {
     pub(crate) allow_unread: Vec<PathBuf>,
 }
 
+/// What is checked, and when.
+#[derive(Debug, Args)]
+pub(crate) struct Verification {
+    /// How much of an image to check before the first byte of memory is written: index or full
+    ///
+    /// By default memory is checked as it is read, and nothing is jumped to unless all of it was right.
+    #[arg(long, value_name = "EXTENT", default_value = "index")]
+    pub(crate) verify: Verify,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Resume {
     #[command(flatten)]
@@ -238,11 +248,8 @@ pub(crate) struct Resume {
     pub(crate) image: PathBuf,
     #[command(flatten)]
     pub(crate) key: KeyOptions,
-    /// How much of an image to check before the first byte of memory is written: index or full
-    ///
-    /// By default memory is checked as it is read, and nothing is jumped to unless all of it was right.
-    #[arg(long, value_name = "EXTENT", default_value = "index")]
-    pub(crate) verify: Verify,
+    #[command(flatten)]
+    pub(crate) verification: Verification,
     /// Resume an image that was resumed already, or could not be three times. The machine in it then
     /// wakes up as of back then: what it has open since, and all that talked to it, is out of step, and
     /// the moment it writes to anything that went on without it, that is destroyed
@@ -267,11 +274,8 @@ pub(crate) struct Restore {
     /// [default: /dev/oldmem if the kernel has it, else /dev/mem]
     #[arg(long, value_name = "MEMORY")]
     pub(crate) target: Option<PathBuf>,
-    /// How much of an image to check before the first byte of memory is written: index or full
-    ///
-    /// By default memory is checked as it is read, and nothing is jumped to unless all of it was right.
-    #[arg(long, value_name = "EXTENT", default_value = "index")]
-    pub(crate) verify: Verify,
+    #[command(flatten)]
+    pub(crate) verification: Verification,
     /// Restore an image that was resumed already; see `kjump resume --help`
     #[arg(long)]
     pub(crate) force_again: bool,

@@ -19,9 +19,9 @@ pub(crate) fn run(restore: &cli::Restore) -> Result<()> {
     drop(seal);
     let target = restore.target.as_deref().unwrap_or_else(|| memory_device());
     if !restore.dry_run {
-        return self::restore(restoration, target, restore.verify, None);
+        return self::restore(restoration, target, restore.verification.verify, None);
     }
-    if restore.verify == Verify::Full {
+    if restore.verification.verify == Verify::Full {
         verify(&restoration)?;
     }
     let summary = restoration.check(open_memory(target)?.as_ref())?;

@@ -29,7 +29,7 @@ pub(crate) fn run(resume: &cli::Resume, measure: &Measure) -> Result<()> {
         identity.id,
         Role::CLOCK_KEY
     );
-    if resume.verify == Verify::Full {
+    if resume.verification.verify == Verify::Full {
         append.push_str(&format!(" {}=full", Role::VERIFY_KEY));
     }
     if resumption.is_again() {
