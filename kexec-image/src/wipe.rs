@@ -140,7 +140,7 @@ mod tests {
             assert!(entry & WRITABLE != 0);
             let to = entry & !0xfff;
             if level == 2 {
-                assert!(entry & LARGE_PAGE != 0 && to % LARGE == 0);
+                assert!(entry & LARGE_PAGE != 0 && to.is_multiple_of(LARGE));
                 return Some(to + at % LARGE);
             }
             assert!(entry & LARGE_PAGE == 0);
