@@ -49,7 +49,18 @@ pub enum Pages {
 /// If `size` is not a multiple of the size of a page.
 #[must_use]
 pub fn machine(size: u64, pages: Pages) -> Saved<Core<Vec<u8>>> {
-    let window = PhysRange::new(size, size + (64 << 20)).unwrap();
+    machine_with_free(size, 0, pages)
+}
+
+/// The same with `free` bytes of memory behind that which are free.
+///
+/// # Panics
+///
+/// As [`machine`].
+#[must_use]
+pub fn machine_with_free(size: u64, free: u64, pages: Pages) -> Saved<Core<Vec<u8>>> {
+    let end = size + free;
+    let window = PhysRange::new(end, end + (64 << 20)).unwrap();
     let ram = PhysRange::new(0, window.end().get()).unwrap();
     let mut memory = RangeMap::new();
     memory.replace(ram, MemoryKind::Ram);

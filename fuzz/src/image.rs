@@ -189,7 +189,7 @@ pub fn checksum(bytes: &[u8]) -> u64 {
 /// A header with a right checksum over anything.
 #[must_use]
 pub fn header(said: &[u8]) -> Vec<u8> {
-    let mut block = b"KJUMPIMG\x03\0\0\0".to_vec();
+    let mut block = b"KJUMPIMG\x04\0\0\0".to_vec();
     block.extend_from_slice(&said[..said.len().min(60_000)]);
     block.resize(HEADER_SIZE as usize - 8, 0);
     block.extend(checksum(&block).to_le_bytes());

@@ -8,10 +8,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use vmcore::image::Sink;
 use vmcore::{BLOCK, BlockBuffer, ReadAt};
@@ -53,6 +54,28 @@ impl DeviceSink {
         let (file, is_direct) = open(path, OpenOptions::new().write(true))?;
         Ok(Self { file, is_direct })
     }
+
+    /// `result`, where an error tells if it is because the device was taken away. Then its driver says so, or makes
+    /// it one of no size (`blk_mark_disk_dead` in `block/genhd.c`), on which there is no space left.
+    fn told(&self, result: io::Result<()>) -> io::Result<()> {
+        let is_device = || {
+            let metadata = self.file.metadata();
+            metadata.is_ok_and(|metadata| metadata.file_type().is_block_device())
+        };
+        let has_no_size = || {
+            (&self.file)
+                .seek(SeekFrom::End(0))
+                .is_ok_and(|size| size == 0)
+        };
+        result.map_err(|error| {
+            let errno = error.raw_os_error().map(Errno::from_raw);
+            let says_so = matches!(errno, Some(Errno::ENODEV | Errno::ENXIO));
+            if is_device() && (says_so || has_no_size()) {
+                return io::Error::new(error.kind(), format!("the device is gone ({error})"));
+            }
+            error
+        })
+    }
 }
 
 impl Sink for DeviceSink {
@@ -62,15 +85,15 @@ impl Sink for DeviceSink {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         if !self.is_direct || is_aligned(bytes, offset) {
-            return self.file.write_all_at(bytes, offset);
+            return self.told(self.file.write_all_at(bytes, offset));
         }
         let mut buffer = BlockBuffer::new(bytes.len());
         buffer.get_mut().copy_from_slice(bytes);
-        self.file.write_all_at(buffer.get(), offset)
+        self.told(self.file.write_all_at(buffer.get(), offset))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.told(self.file.sync_data())
     }
 }
 

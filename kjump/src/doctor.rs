@@ -11,6 +11,7 @@ use kexec_sys::{Cause, Evidence, KernelState, LoadFlags, Lockdown, Segment};
 use vmcore::PAGE_SIZE;
 use vmcore::image::{Seal, Volume};
 
+use crate::error::chain;
 use crate::{Resumption, machine, volumes};
 
 /// How a check came out.
@@ -139,17 +140,6 @@ pub fn is_ready(findings: &[Finding]) -> bool {
     findings
         .iter()
         .all(|finding| finding.status < Status::Obstacle)
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// May this process load kernels? Each thing that forbids it is named, even if the kernel could not do it

@@ -190,6 +190,18 @@ pub enum Error {
         reason: String,
     },
 
+    /// The machine goes on, and nothing tells what became of its image.
+    #[error(
+        "this machine goes on, and {} does not tell what became of its image: {why}; if the device was taken away, the machine was not saved. Connect it again, or hibernate to another one",
+        path.display()
+    )]
+    NoOutcome {
+        /// Where the image was to be.
+        path: PathBuf,
+        /// Why the device does not tell.
+        why: String,
+    },
+
     /// This is not a kernel that saves another.
     #[error(
         "no sleeping machine: this kernel was not jumped to ({what} is missing); `kjump hibernate` and `kjump load` set up such a kernel"
@@ -198,16 +210,34 @@ pub enum Error {
         /// What is missing.
         what: &'static str,
     },
+    /// The window of the image is not free to be loaded into.
+    #[error(
+        "the kernel that restores the image has to lie in the window {window}, and {range} there is no RAM to this kernel, but {what}; {}",
+        same_memory_remedy(parameters)
+    )]
+    WindowTaken {
+        /// The image's window.
+        window: PhysRange,
+        /// The first range in it that is taken.
+        range: PhysRange,
+        /// By what, as `/proc/iomem` names it.
+        what: String,
+        /// The parameters of the running kernel that take it; none if its firmware does.
+        parameters: Vec<String>,
+    },
     /// The image is of another machine, or of other memory.
     #[error(
-        "the image was made with other memory than this machine has: {range} is RAM {}; it can only be resumed on the machine that it was made on, with the same memory and firmware settings",
-        if *in_image { "in the image and not here" } else { "here and not in the image" }
+        "the image was made with other memory than this machine has: {range} is RAM {}; {}",
+        if *in_image { "in the image and not here" } else { "here and not in the image" },
+        same_memory_remedy(parameters)
     )]
     OtherMemory {
         /// The first range that differs.
         range: PhysRange,
         /// Whether the image has it.
         in_image: bool,
+        /// The parameters of the running kernel that take it; none if its firmware does.
+        parameters: Vec<String>,
     },
     /// A kernel that is to restore without another one uses memory of the machine that it is to restore.
     #[error(
@@ -264,8 +294,11 @@ pub enum Error {
     },
     /// The image was made under page tables of another depth.
     #[error(
-        "the image was made with {image}, and this kernel runs with {here}; boot it with {}",
-        match image { Paging::FourLevel => "no5lvl", Paging::FiveLevel => "a kernel that has CONFIG_X86_5LEVEL, without no5lvl" }
+        "the image was made with {image}, and this kernel runs with {here}; boot it {}",
+        match image {
+            Paging::FourLevel => "with no5lvl",
+            Paging::FiveLevel => "without no5lvl (that takes a kernel with CONFIG_X86_5LEVEL, and CPUs that have la57)",
+        }
     )]
     OtherPaging {
         /// The image's.
@@ -347,6 +380,30 @@ pub enum Error {
         /// What the writing met.
         source: io::Error,
     },
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// What to do where memory is not as it was, and these parameters of the running kernel are why.
+fn same_memory_remedy(parameters: &[String]) -> String {
+    if parameters.is_empty() {
+        return "it can only be resumed on the machine that it was made on, with the same memory, firmware \
+                settings, and kernel parameters for memory (mem=, memmap=)"
+            .to_owned();
+    }
+    format!(
+        "boot this kernel without {}, and the image can be resumed",
+        parameters.join(" ")
+    )
 }
 
 impl Error {

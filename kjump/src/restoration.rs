@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use krestore_core::{DevMem, FileTarget, Guard, Plan, Summary, Target};
 use vmcore::image::{Codec, Header, Identity, Image, ImageError, Jump, Layout, Seal};
@@ -282,6 +283,15 @@ impl Restored {
     #[must_use]
     pub fn summary(&self) -> Summary {
         self.summary
+    }
+
+    /// How long checksums took, or decryption, of all threads together; of a core, which has none, nothing.
+    #[must_use]
+    pub fn protection_took(&self) -> Duration {
+        match &self.restoration.source {
+            Source::Image(image) => image.protection_took(),
+            Source::Core(_) => Duration::ZERO,
+        }
     }
 
     /// Jumps into the restored machine, which goes on where it jumped away. Right before, an image is

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use kexec_image::{Boot, Kernel, LoadPlan, Machine};
 use vmcore::image::{Identity, Image, ImageError, Paging, Platform, Seal};
-use vmcore::{MemoryKind, PAGE_SIZE, PhysRange, RangeMap};
 
-use crate::{DeviceReader, Error, Moment, jump, volumes};
+use crate::{DeviceReader, Error, Moment, jump, same_memory, volumes};
 
 /// How long a device may take to appear: whoever resumes does so early.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -258,8 +257,12 @@ fn fitness<'a>(
         Check::new("CPU", same_cpu(then, now)),
         Check::new("paging", same_paging(identity.paging, machine.paging)),
         Check::new(
+            "window",
+            same_memory::check_window(identity.window, &machine.iomem),
+        ),
+        Check::new(
             "memory",
-            same_memory(&identity.memory, &machine.iomem.memory()).map(|()| "the same".to_owned()),
+            same_memory::check_ram(&identity.memory, &machine.iomem),
         ),
     ];
     // These may have to wait for devices, so they are looked at when it is their turn.
@@ -314,75 +317,9 @@ fn same_cpu(image: &Platform, here: &Platform) -> Result<String, Error> {
     }
 }
 
-/// Checks that two machines have the same RAM.
-fn same_memory(image: &RangeMap<MemoryKind>, here: &RangeMap<MemoryKind>) -> Result<(), Error> {
-    let ram = |map: &RangeMap<MemoryKind>| {
-        map.filter_map(|kind| (*kind == MemoryKind::Ram).then_some(()))
-            .shrink_to(PAGE_SIZE)
-    };
-    let (image, here) = (ram(image), ram(here));
-    let missing = |of: &RangeMap<()>, from: &RangeMap<()>| -> Option<PhysRange> {
-        let mut rest = of.clone();
-        for range in from.ranges() {
-            rest.remove(range);
-        }
-        rest.ranges().next()
-    };
-    if let Some(range) = missing(&image, &here) {
-        return Err(Error::OtherMemory {
-            range,
-            in_image: true,
-        });
-    }
-    match missing(&here, &image) {
-        Some(range) => Err(Error::OtherMemory {
-            range,
-            in_image: false,
-        }),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn map(entries: &[(u64, u64, MemoryKind)]) -> RangeMap<MemoryKind> {
-        let mut map = RangeMap::new();
-        for &(start, end, kind) in entries {
-            map.insert(PhysRange::new(start, end).unwrap(), kind)
-                .unwrap();
-        }
-        map
-    }
-
-    #[test]
-    fn other_memory_is_noticed_both_ways() {
-        let small = map(&[(0x10_0000, 0x2000_0000, MemoryKind::Ram)]);
-        let large = map(&[(0x10_0000, 0x4000_0000, MemoryKind::Ram)]);
-        assert!(same_memory(&small, &small).is_ok());
-        assert!(matches!(
-            same_memory(&large, &small),
-            Err(Error::OtherMemory { in_image: true, .. })
-        ));
-        assert!(matches!(
-            same_memory(&small, &large),
-            Err(Error::OtherMemory {
-                in_image: false,
-                ..
-            })
-        ));
-    }
-
-    #[test]
-    fn parts_of_pages_and_other_kinds_do_not_matter() {
-        let one = map(&[
-            (0x10_0000, 0x2000_0000, MemoryKind::Ram),
-            (0x2000_0000, 0x2000_1000, MemoryKind::Reserved),
-        ]);
-        let other = map(&[(0x10_0000, 0x2000_0400, MemoryKind::Ram)]);
-        assert!(same_memory(&one, &other).is_ok());
-    }
 
     #[test]
     fn another_machine_is_noticed_by_what_both_know() {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use vmcore::ReadFile;
 use vmcore::image::{self, Header, Identity, ImageError, ImageId, Stage};
 
-use crate::Error;
+use crate::error::chain;
+use crate::{Error, presence};
 
 /// A block device that is to take an image, claimed by the machine that is to be saved.
 #[derive(Debug)]
@@ -95,17 +96,30 @@ impl ImageTarget {
     ///
     /// # Errors
     ///
-    /// [`Error::Open`] or [`Error::Image`] if the device does not tell.
+    /// [`Error::NoOutcome`] if the device cannot be read, or is gone, [`Error::WrongTarget`] or [`Error::Image`] if
+    /// there is something else on it.
     pub fn outcome(path: &Path, identity: &Identity) -> Result<Outcome, Error> {
-        let open = || open(path, false);
-        let header = Header::read(&open()?).map_err(Error::image(path))?;
+        let no_outcome = |why: String| Error::NoOutcome {
+            path: path.to_owned(),
+            why,
+        };
+        // What is asked of it may never be answered.
+        if presence::is_gone(path) {
+            return Err(no_outcome("it is gone".to_owned()));
+        }
+        let open = || open(path, false).map_err(|error| no_outcome(chain(&error)));
+        let unread = |error| match error {
+            ImageError::Read { .. } | ImageError::Truncated { .. } => no_outcome(chain(&error)),
+            error => Error::image(path)(error),
+        };
+        let header = Header::read(&open()?).map_err(unread)?;
         if header.identity.id != identity.id {
             return Err(Error::WrongTarget {
                 path: path.to_owned(),
                 found: format!("it holds the image {}", header.identity.id),
             });
         }
-        let (_, fate) = image::glance(&open()?).map_err(Error::image(path))?;
+        let (_, fate) = image::glance(&open()?).map_err(unread)?;
         Ok(match fate {
             Err(ImageError::Resumed) => Outcome::Resumed,
             Err(ImageError::Failed { reason }) => Outcome::NotSaved(reason),
@@ -258,6 +272,10 @@ mod tests {
         let prepared = device(|file| image::prepare(&identity(1), file).unwrap());
         assert!(reason(&prepared).contains("had not written"));
         assert!(reason(&device(save)).contains("came back after"));
+        for silent in [Path::new("/nonexistent"), device(|_| {}).path()] {
+            let error = ImageTarget::outcome(silent, &identity(1)).unwrap_err();
+            assert!(matches!(error, Error::NoOutcome { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use crate::elf::{Core, CoreWriter, Notes};
 use crate::image::{
@@ -34,6 +35,8 @@ pub struct Saved<M> {
 pub struct Written {
     /// What there is in the image.
     pub totals: Totals,
+    /// How long its checksums, or its encryption, took of all threads together.
+    pub protection: Duration,
     /// Why free pages could not be told from others and were saved too, if so.
     pub unknown: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -388,8 +391,13 @@ impl<M: Memory + Sync> Saved<M> {
             without_free: leave_out.leaves_out(PageUse::Free) && unknown.is_none(),
         };
         let survey = Survey::new(&all, raw.contents(), unneeded);
-        let totals = image::write(&subject, &raw, survey, sink, options, phases, progress)?;
-        Ok(Written { totals, unknown })
+        let (totals, protection) =
+            image::write(&subject, &raw, survey, sink, options, phases, progress)?;
+        Ok(Written {
+            totals,
+            protection,
+            unknown,
+        })
     }
 
     /// What is left out by the machine's own map of pages.

@@ -6,15 +6,18 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// Gives the disk for the image another size, as its machine sees it (QEMU's QMP reference,
-/// `block_resize`).
-pub(crate) fn resize(control: &Path, bytes: u64) -> Result<()> {
+/// Takes the disk that is removable out of its machine, with its controller (QEMU's QMP reference,
+/// `device_del`). It is gone when the machine's kernel has let go of it.
+pub(crate) fn unplug(control: &Path) -> Result<()> {
     command(
         control,
-        &format!(
-            r#"{{"execute": "block_resize", "arguments": {{"device": "disk1", "size": {bytes}}}}}"#
-        ),
+        r#"{"execute": "device_del", "arguments": {"id": "removable"}}"#,
     )
+}
+
+/// Interrupts the machine by an NMI, as a button of servers does (`inject-nmi`).
+pub(crate) fn inject_nmi(control: &Path) -> Result<()> {
+    command(control, r#"{"execute": "inject-nmi"}"#)
 }
 
 /// Sends one command, and waits for the answer.

@@ -27,8 +27,12 @@ pub(crate) enum Course {
     Attempts,
     /// A is saved, and this guest's role finds what it looks for.
     SaveThen(&'static str),
-    /// A is saved, and C refuses to resume it on what is no longer the same machine, or has gone on.
+    /// A is saved, and C refuses to resume it on what is no longer the same machine; then it does on the same
+    /// one, A is saved again, and C refuses to resume it when its file system was used.
     Stale,
+    /// A is saved by kernels with four levels of page tables, and C refuses to resume it with five; then it does
+    /// with four, and never again.
+    StalePaging,
     /// Shell scripts play all parts; the function boots the machine as often as that takes, and tells what
     /// came of it.
     Play(fn(&Stage<'_>) -> Result<String>),
@@ -39,7 +43,7 @@ pub(crate) enum Course {
 pub(crate) struct Boot {
     /// Role of the guest's first process.
     pub(crate) role: &'static str,
-    /// Words that `kjump resume` has to say, where it is to refuse.
+    /// Words that `kjump resume` has to say where it is to refuse, and `kjump doctor` where it is not.
     pub(crate) expect: Option<&'static str>,
     /// What has to happen, in this order.
     pub(crate) phases: Vec<Phase>,
@@ -49,7 +53,7 @@ pub(crate) struct Boot {
     pub(crate) change: Change,
     /// Whether it has a watchdog.
     pub(crate) watchdog: bool,
-    /// Whether a kernel is to break down in it.
+    /// Whether a kernel may break down in it, or seem to.
     pub(crate) crash: bool,
 }
 
@@ -70,8 +74,10 @@ pub(crate) enum Change {
     SlowDisk(u64),
     /// A write to the disk for the image fails, once.
     WriteFails,
-    /// The disk for the image vanishes while B saves, and comes back when A says `lab: gone=`.
+    /// There is one more disk, which is taken out while B saves to it.
     Vanishes,
+    /// B gets an NMI while it saves.
+    Nmi,
 }
 
 /// Something that happens to a machine, and how to see that it is done.
@@ -113,6 +119,7 @@ const RESUME: [Phase; 7] = [
     phase("D jumps back to A", "kjump: jumping back"),
     phase("A goes on", "kjump: resumed"),
 ];
+const REFUSED: Phase = phase("C refuses to resume", "lab: verdict=ok");
 const VERIFY: Phase = phase(
     "A compares what it holds with what it held",
     "lab: verdict=ok",
@@ -154,11 +161,6 @@ impl Course {
                     change: Change::SlowDisk(8 << 20),
                     ..Boot::new("hibernate", &[&[FILL, SAVE[0], saving]])
                 };
-                let refused = phase("C refuses to resume", "lab: verdict=ok");
-                let refusing = |change, expect: &'static str| Boot {
-                    change,
-                    ..Boot::expecting(expect, &[&[refused, OFF]])
-                };
                 vec![
                     interrupted,
                     refusing(Change::Nothing, "saving was interrupted"),
@@ -166,8 +168,31 @@ impl Course {
                     refusing(Change::Memory, "made with other memory"),
                     refusing(Change::Product, "made on another machine"),
                     refusing(Change::Cpu, "which the kernel in the image uses"),
-                    refusing(Change::Append("no5lvl"), "made with 5-level paging"),
-                    Boot::new("stale", &[&[refused, OFF]]),
+                    refusing(Change::Append("no5lvl"), "boot it without no5lvl"),
+                    refusing(
+                        Change::Append("memmap=16M$0x4000000"),
+                        "boot this kernel without memmap=16M$0x4000000",
+                    ),
+                    // What can make room in the window does.
+                    Boot {
+                        change: Change::Append("nokaslr crashkernel=16M@0x4000000"),
+                        expect: Some("Crash kernel"),
+                        ..Boot::new("resume", &[&RESUME, &[LEAVE_AGAIN], &SAVE, &[OFF]])
+                    },
+                    Boot::new("stale", &[&[REFUSED, OFF]]),
+                ]
+            }
+            Self::StalePaging => {
+                let four = Change::Append("no5lvl");
+                let of_four = |boot| Boot {
+                    change: four,
+                    ..boot
+                };
+                vec![
+                    of_four(Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]])),
+                    refusing(Change::Nothing, "boot it with no5lvl"),
+                    of_four(Boot::new("resume", &[&RESUME, &[VERIFY, OFF]])),
+                    refusing(four, "resumed already"),
                 ]
             }
             Self::SaveFails(role, change) => {
@@ -181,9 +206,18 @@ impl Course {
                 ];
                 let first = Boot {
                     change,
+                    // A's driver warns of a controller that does not answer, with all that a crash has.
+                    crash: change == Change::Vanishes,
                     ..Boot::new(role, &[&[FILL], &failing, &SAVE, &[OFF]])
                 };
-                let last = Boot::new("resume", &[&RESUME, &[VERIFY, OFF]]);
+                // The firmware keeps memory for the controller, which has to be the same.
+                let last = Boot {
+                    change: match change {
+                        Change::Vanishes => change,
+                        _ => Change::Nothing,
+                    },
+                    ..Boot::new("resume", &[&RESUME, &[VERIFY, OFF]])
+                };
                 vec![first, last]
             }
             Self::Breakdown(role, change, mark) => {
@@ -194,21 +228,19 @@ impl Course {
                     crash: true,
                     ..Boot::new(role, &[&[FILL, SAVE[0], restart]])
                 };
-                let refused = phase("C refuses to resume", "lab: verdict=ok");
-                vec![first, Boot::expecting("", &[&[refused, OFF]])]
+                vec![first, refusing(Change::Nothing, "")]
             }
             Self::Attempts => {
                 let fails = Boot {
                     cut: true,
                     ..Boot::new("resume", &[&RESUME[..4]])
                 };
-                let refused = phase("C refuses to resume", "lab: verdict=ok");
                 vec![
                     Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]),
                     fails.clone(),
                     fails.clone(),
                     fails,
-                    Boot::expecting("the machine never went on", &[&[refused, OFF]]),
+                    refusing(Change::Nothing, "the machine never went on"),
                     Boot::new("resume-again", &[&RESUME, &[VERIFY, OFF]]),
                 ]
             }
@@ -252,6 +284,7 @@ impl Course {
             | Self::Loop
             | Self::InPlace
             | Self::Stale
+            | Self::StalePaging
             | Self::SaveThen(_)
             | Self::Attempts
             | Self::SaveFails(..)
@@ -277,13 +310,14 @@ impl Boot {
             crash: false,
         }
     }
+}
 
-    /// A boot in which `kjump resume` has to say `expect`.
-    fn expecting(expect: &'static str, phases: &[&[Phase]]) -> Self {
-        Self {
-            expect: Some(expect),
-            ..Self::new("refused", phases)
-        }
+/// A boot of the machine with `change`, in which `kjump resume` has to refuse and say `expect`.
+fn refusing(change: Change, expect: &'static str) -> Boot {
+    Boot {
+        change,
+        expect: Some(expect),
+        ..Boot::new("refused", &[&[REFUSED, OFF]])
     }
 }
 
@@ -307,6 +341,7 @@ mod tests {
             Course::Loop,
             Course::InPlace,
             Course::Stale,
+            Course::StalePaging,
         ] {
             for boot in course.boots(2).iter().filter(|boot| !boot.cut) {
                 assert_eq!(boot.phases.last(), Some(&OFF), "{course:?}");

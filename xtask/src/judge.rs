@@ -24,17 +24,18 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
         Course::Alone(_)
         | Course::Spoilt(_)
         | Course::Save
-        | Course::Stale
         | Course::Play(_)
         | Course::SaveThen(_)
         | Course::Breakdown(..) => 0,
-        Course::SaveFails(..) | Course::InPlace => 1,
+        Course::SaveFails(..) | Course::InPlace | Course::Stale | Course::StalePaging => 1,
     };
-    // Two machines, one after the other, are not the same.
-    if !matches!(run.scenario.course, Course::Stale) {
-        for thing in UNCHANGED {
-            is_unchanged(boots, thing, rounds)?;
-        }
+    // The machine that was interrupted is another one.
+    let of_one = match run.scenario.course {
+        Course::Stale => boots.get(2..).unwrap_or_default(),
+        _ => boots,
+    };
+    for thing in UNCHANGED {
+        is_unchanged(of_one, thing, rounds)?;
     }
     if let Course::Loop | Course::InPlace = run.scenario.course {
         needed_little_memory(boots, rounds)?;

@@ -24,7 +24,7 @@ pub(crate) struct Machine {
     pub(crate) platform: Platform,
     /// Disks, in the order in which the guest finds them.
     pub(crate) disks: Vec<PathBuf>,
-    /// What is wrong with the second of them, where the image goes.
+    /// What is wrong with the second of them, where the image goes, or with one more.
     pub(crate) fault: Fault,
     /// Where QEMU listens for commands, if it is to.
     pub(crate) control: Option<PathBuf>,
@@ -53,9 +53,14 @@ pub(crate) enum Fault {
     /// The first write to a sector some MiB behind its beginning fails, as this file for QEMU's driver
     /// `blkdebug` says.
     Write(PathBuf),
+    /// There is one more disk, which is slow too, and can be taken out with its controller.
+    Removable(PathBuf),
 }
 
 impl Fault {
+    /// What a disk that can be taken out takes in a second, in bytes: so that there is time to do it.
+    const REMOVABLE: u64 = 16 << 20;
+
     /// What a file for `blkdebug` has to say for [`Fault::Write`] (`docs/devel/blkdebug.rst` in QEMU): 5 is
     /// `EIO`.
     pub(crate) const WRITE: &str = "[inject-error]\nevent = \"pwritev\"\n\
@@ -162,6 +167,17 @@ impl Machine {
                 Platform::Uefi { .. } => format!("ide-hd,drive=disk{number},bus=ide.{number}"),
             };
             add(&["-device", &device]);
+        }
+        if let Fault::Removable(disk) = &self.fault {
+            let drive = format!(
+                "file={},id=removed,if=none,werror=report,rerror=report,format=raw,cache=unsafe,throttling.bps-write={}",
+                value(disk),
+                Fault::REMOVABLE
+            );
+            add(&["-drive", &drive]);
+            add(&["-device", "ich9-ahci,id=removable"]);
+            // The last of its ports, which Linux lets go of last: then the controller is gone right after the disk.
+            add(&["-device", "ide-hd,drive=removed,bus=removable.5"]);
         }
         if let Some(control) = &self.control {
             add(&[

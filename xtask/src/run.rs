@@ -70,6 +70,8 @@ pub(crate) struct Parts {
     /// file systems.
     pub(crate) disks: Vec<PathBuf>,
     platform: Platform,
+    /// A disk that can be taken out, for an image too.
+    removable: PathBuf,
     /// What `blkdebug` is to do.
     rules: PathBuf,
     /// Where QEMU listens for commands.
@@ -196,9 +198,11 @@ impl Runner<'_> {
         } else {
             disk::create_ext4(&data, DATA_DISK)?;
         }
-        let image = path("image");
-        // Memory that does not compress at all, and some room for what describes it.
-        disk::create(&image, u64::from(settings.memory) * 5 / 4)?;
+        let (image, removable) = (path("image"), path("removable"));
+        for disk in [&image, &removable] {
+            // Memory that does not compress at all, and some room for what describes it.
+            disk::create(disk, u64::from(settings.memory) * 5 / 4)?;
+        }
         let small = path("small");
         disk::create(&small, SMALL_DISK)?;
         let mut disks = vec![data, image, small];
@@ -217,6 +221,7 @@ impl Runner<'_> {
         fs::write(&rules, Fault::WRITE).context("writing the rules of blkdebug")?;
         Ok(Parts {
             control: path("control"),
+            removable,
             rules,
             folder,
             initramfs,
@@ -273,9 +278,10 @@ impl Runner<'_> {
             Change::Product => product = "another",
             Change::Cpu => cpu.push_str(",avx2=off"),
             Change::Append(more) => words.push(more.to_owned()),
+            Change::Nmi => fault = Fault::Slow(16 << 20),
             Change::SlowDisk(bytes) => fault = Fault::Slow(bytes),
             Change::WriteFails => fault = Fault::Write(parts.rules.clone()),
-            Change::Vanishes => fault = Fault::Slow(16 << 20),
+            Change::Vanishes => fault = Fault::Removable(parts.removable.clone()),
         }
         if boot.role != "resume" {
             words.push("ip=10.0.2.15::10.0.2.2:255.255.255.0:lab:eth0:off".to_owned());
@@ -290,7 +296,8 @@ impl Runner<'_> {
             disks: parts.disks.clone(),
             product,
             fault,
-            control: (boot.change == Change::Vanishes).then(|| parts.control.clone()),
+            control: matches!(boot.change, Change::Vanishes | Change::Nmi)
+                .then(|| parts.control.clone()),
             logs: None,
             watchdog: boot.watchdog,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
@@ -308,17 +315,19 @@ fn follow(
     machine: &Machine,
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Transcript> {
-    let mut gone = false;
+    let mut done = false;
     let mut transcript = Transcript::new(&boot.phases);
     while let Some(line) = vm.next_line()? {
         watch(Event::Said(&line.text));
-        if let Some(control) = &machine.control {
-            if !gone && line.text.contains(" s left") {
-                gone = true;
-                control::resize(control, 512)?;
-            }
-            if line.text.contains("lab: gone=") {
-                control::resize(control, (u64::from(machine.memory) * 5 / 4) << 20)?;
+        if let Some(control) = &machine.control
+            && !done
+            && line.text.contains("kjump: saving ")
+            && line.text.contains(" s left")
+        {
+            done = true;
+            match boot.change {
+                Change::Nmi => control::inject_nmi(control)?,
+                _ => control::unplug(control)?,
             }
         }
         match transcript.add(line) {

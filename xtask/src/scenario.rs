@@ -99,10 +99,24 @@ pub(crate) fn all() -> Vec<Scenario> {
         scenario("loop", "A → B, power off, C → D → A", Course::Loop),
         scenario(
             "stale",
-            "what must not be resumed is refused: another machine, or one whose disks were used",
+            "what must not be resumed is refused: another machine, a window that is taken, disks that were used; \
+             and what must be is resumed after all that",
             Course::Stale,
         )
-        .on(small()),
+        .on(Settings {
+            // Where a kernel lies that is not moved.
+            window: Some("64M@0x1000000".to_owned()),
+            loops: 2,
+            ..small()
+        })
+        .judged_by(makes_room),
+        scenario(
+            "stale-paging",
+            "an image made with 4 levels of page tables is refused with 5, and resumed once with 4",
+            Course::StalePaging,
+        )
+        .on(small())
+        .judged_by(has_4_levels),
         scenario(
             "attempts",
             "D fails to restore A three times: C boots normally, and resumes A only if it is forced",
@@ -151,10 +165,11 @@ pub(crate) fn all() -> Vec<Scenario> {
         .on(small()),
         scenario(
             "save-vanishes",
-            "the disk for the image vanishes while B saves: A hears of it, goes on, and hibernates later",
+            "the disk for the image is taken out while B saves: A hears of it, goes on, and hibernates to another",
             Course::SaveFails("save-vanishes", Change::Vanishes),
         )
-        .on(small()),
+        .on(small())
+        .judged_by(|boots| shows(boots, 0, "the device is gone (")),
         scenario(
             "save-panics",
             "B panics: the machine restarts in time, and its image is refused",
@@ -169,6 +184,13 @@ pub(crate) fn all() -> Vec<Scenario> {
         )
         .on(small())
         .within(Duration::from_secs(150)),
+        scenario(
+            "save-stuck",
+            "the kernel B stands still with all that it runs: the watchdog restarts the machine, and its image is refused",
+            Course::Breakdown("save-stuck", Change::Nmi, "end Kernel panic - not syncing: NMI"),
+        )
+        .on(small())
+        .within(Duration::from_secs(120)),
         scenario(
             "loop-big",
             "the loop with 4 GiB, most of them full of random content",
@@ -518,6 +540,12 @@ fn memory_is_spoilt(boots: &[Transcript]) -> Result<()> {
 
 fn has_4_levels(boots: &[Transcript]) -> Result<()> {
     shows(boots, 0, "lab: paging-levels=4")
+}
+
+/// The machine that was not interrupted has five levels, and C's own code lay where D had to.
+fn makes_room(boots: &[Transcript]) -> Result<()> {
+    shows(boots, 2, "lab: paging-levels=5")?;
+    shows(boots, 8, "goes with this kernel: Kernel code, ")
 }
 
 fn has_5_levels(boots: &[Transcript]) -> Result<()> {

@@ -10,7 +10,7 @@ use super::wire::{Reader, Writer, seal, unseal};
 use super::{HEADER_SIZE, Identity, ImageError, Key, Seal, Sealing, Secret};
 use crate::{PhysAddr, ReadAt};
 
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 /// What was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

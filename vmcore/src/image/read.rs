@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use super::checksum::Checksum;
 use super::codec::Unpacker;
 use super::commit::{Commit, State};
 use super::end::End;
 use super::index::{Entry, Index};
-use super::protection::Protection;
+use super::protection::{Effort, Protection};
 use super::record::{BLOCK, Kind, MAX_PAYLOAD, Record};
 use super::wire::Reader;
 use super::{
@@ -22,6 +23,7 @@ pub struct Image<S> {
     source: S,
     identity: Identity,
     protection: Protection,
+    effort: Effort,
     saved: Saved,
     commit: Commit,
     end: End,
@@ -107,6 +109,7 @@ impl<S: ReadAt> Image<S> {
             source,
             identity,
             protection,
+            effort: Effort::default(),
             saved,
             commit,
             end,
@@ -130,6 +133,11 @@ impl<S: ReadAt> Image<S> {
     /// Whether it is sealed.
     pub fn is_sealed(&self) -> bool {
         self.protection.is_sealed()
+    }
+
+    /// How long it took all its readers together to check what they read of memory, and to decrypt it.
+    pub fn protection_took(&self) -> Duration {
+        self.effort.took()
     }
 
     /// What was saved.
@@ -349,7 +357,7 @@ impl<S: ReadAt> ChunkReader<'_, S> {
             });
         }
         let protection = &self.image.protection;
-        // What is encrypted is decrypted, and known to be right, before anything of it goes on.
+        // What is encrypted is decrypted as it goes on, or, if it is compressed, before that.
         let in_place = !protection.is_sealed() && !self.image.source.is_direct();
         if entry.chunk.codec() == CodecKind::None && in_place {
             return self.read_in_place(entry, places);
@@ -369,7 +377,11 @@ impl<S: ReadAt> ChunkReader<'_, S> {
             .map_err(ImageError::reading("a piece of memory"))?;
         let (block, padded) = buffer.split_at_mut(BLOCK as usize);
         let record = self.image.check_block(entry, block)?;
-        record.open_payload(padded, entry.offset, protection)?;
+        let effort = &self.image.effort;
+        if let (CodecKind::None, [place]) = (entry.chunk.codec(), &mut *places) {
+            return effort.of(|| record.open_payload_to(padded, place, entry.offset, protection));
+        }
+        effort.of(|| record.open_payload(padded, entry.offset, protection))?;
         let stored = &padded[..entry.stored as usize];
         unpack(
             &mut self.unpacker,
@@ -395,7 +407,7 @@ impl<S: ReadAt> ChunkReader<'_, S> {
         for place in places {
             for bite in place.chunks_mut(BITE) {
                 source.read_exact_at(bite, at).map_err(failed())?;
-                sum.add(bite);
+                self.image.effort.of(|| sum.add(bite));
                 at += bite.len() as u64;
             }
         }
@@ -452,7 +464,8 @@ impl<S> Image<S> {
     /// The block of the record that `entry` tells of.
     fn check_block(&self, entry: &Entry, block: &mut [u8]) -> Result<Record, ImageError> {
         let (id, kind) = (self.identity.id, Some(Kind::Chunk));
-        let record = Record::decode(block, id, entry.offset, kind, &self.protection)?;
+        let decode = || Record::decode(block, id, entry.offset, kind, &self.protection);
+        let record = self.effort.of(decode)?;
         let chunk = Chunk::decode(&mut Reader::new(&record.body), record.payload)?;
         if chunk == entry.chunk && record.payload == entry.stored {
             Ok(record)

@@ -187,6 +187,21 @@ impl Record {
         }
     }
 
+    /// As [`open_payload`](Self::open_payload), but decrypts it to `place`, which is as long.
+    pub(super) fn open_payload_to(
+        &self,
+        padded: &[u8],
+        place: &mut [u8],
+        offset: u64,
+        protection: &Protection,
+    ) -> Result<(), ImageError> {
+        if protection.open_payload_to(padded, place, offset, &self.check) {
+            Ok(())
+        } else {
+            Err(protection.broken(self.kind.name(), offset))
+        }
+    }
+
     /// Reads the payload of this record, which is at `offset`, and checks it.
     pub(super) fn read_payload(
         &self,

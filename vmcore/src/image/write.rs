@@ -10,7 +10,7 @@ use super::commit::{Commit, State};
 use super::end::End;
 use super::gather::Gather;
 use super::index::{Entry, IndexWriter};
-use super::protection::Protection;
+use super::protection::{Effort, Protection};
 use super::record::{BLOCK, Kind, MAX_PAYLOAD, Record};
 use super::sealing::{self, Written};
 use super::sink::{Sink, lock};
@@ -102,7 +102,7 @@ pub(crate) struct Subject<'a> {
 
 /// Writes a whole image: the header, all memory that `survey` tells of, the index, and, when all that is on
 /// stable storage, the commit record. `phases` is asked how long everything took, when all memory is
-/// written.
+/// written. Returns what there is in the image, and how long its protection took, of all threads together.
 ///
 /// # Errors
 ///
@@ -115,7 +115,7 @@ pub(crate) fn write<M: Memory + Sync + ?Sized>(
     options: Options<'_>,
     phases: &mut dyn FnMut() -> Phases,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Totals, ImageError> {
+) -> Result<(Totals, Duration), ImageError> {
     let stage = Stage::Saved(Saved {
         jump_back: subject.jump_back,
         in_order: !sink.can_seek(),
@@ -125,7 +125,8 @@ pub(crate) fn write<M: Memory + Sync + ?Sized>(
     let engine = Engine::new(subject.identity.id, &protection, memory, survey, sink);
     engine.write_notes(subject)?;
     engine.run(options, progress)?;
-    engine.finish(subject, phases)
+    let totals = engine.finish(subject, phases)?;
+    Ok((totals, engine.effort.took()))
 }
 
 /// How long nobody looks how far the threads have come: to look takes time from them.
@@ -135,6 +136,7 @@ const LOOK: Duration = Duration::from_millis(50);
 struct Engine<'a, 's, M: ?Sized, S> {
     id: ImageId,
     protection: &'a Protection,
+    effort: Effort,
     memory: &'a M,
     sink: &'a S,
     /// All of memory, in bytes.
@@ -208,6 +210,7 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
         Self {
             id,
             protection,
+            effort: Effort::default(),
             memory,
             sink,
             total: survey.total(),
@@ -355,13 +358,16 @@ impl<'a, 's, M: Memory + Sync + ?Sized, S: Sink> Engine<'a, 's, M, S> {
         let bytes = &mut bytes[..(BLOCK + Record::padded(len)) as usize];
         let (block, padded) = bytes.split_at_mut(BLOCK as usize);
         padded[len as usize..].fill(0);
-        let record = Record {
-            kind: placed.kind,
-            payload: len,
-            check: self.protection.payload(padded, placed.offset),
-            body: placed.body.clone(),
-        };
-        block.copy_from_slice(&record.encode(self.id, placed.offset, self.protection));
+        let protected = self.effort.of(|| {
+            let record = Record {
+                kind: placed.kind,
+                payload: len,
+                check: self.protection.payload(padded, placed.offset),
+                body: placed.body.clone(),
+            };
+            record.encode(self.id, placed.offset, self.protection)
+        });
+        block.copy_from_slice(&protected);
         if self.sink.can_seek() {
             return self
                 .sink

@@ -46,6 +46,14 @@ pub(crate) fn small_disk() -> Result<String> {
         .context("no third disk")
 }
 
+/// A disk that can be taken out, if there is one.
+pub(crate) fn removable_disk() -> Result<String> {
+    machine::disks()?
+        .into_iter()
+        .nth(3)
+        .context("no disk that can be taken out")
+}
+
 /// An ext4 file system on a disk of this machine's.
 pub(crate) struct Disk {
     device: String,

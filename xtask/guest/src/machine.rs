@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
@@ -89,6 +89,16 @@ pub(crate) fn disks() -> Result<Vec<String>> {
     }
     disks.sort();
     Ok(disks.into_iter().map(|(_, disk)| disk).collect())
+}
+
+/// Where sysfs has the PCI device that `disk` hangs on.
+pub(crate) fn hardware_of(disk: &str) -> Result<PathBuf> {
+    let name = disk.trim_start_matches("/dev/");
+    let place = fs::canonicalize(format!("/sys/block/{name}"))
+        .with_context(|| format!("finding where {name} is connected"))?;
+    let is_pci = |folder: &&Path| folder.join("vendor").exists() && folder.join("config").exists();
+    let hardware = place.ancestors().find(is_pci);
+    Ok(hardware.context("it is on no PCI device")?.to_owned())
 }
 
 /// All processes, threads of the kernel not among them: `PID NAME`, with commas between.

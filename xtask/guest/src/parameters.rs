@@ -24,7 +24,8 @@ pub(crate) struct Parameters {
     pub(crate) window: Option<String>,
     /// `lab.spoil`: name of a thing to spoil before it is verified, which then has to fail.
     pub(crate) spoil: Option<String>,
-    /// `lab.expect`: words that `kjump resume` has to say, in lower case and with commas for spaces.
+    /// `lab.expect`: words that `kjump resume` has to say where it is to refuse, and `kjump doctor` where it is
+    /// not; in lower case and with commas for spaces.
     pub(crate) expect: String,
     /// `lab.append`: command line of the other kernels, with commas for spaces.
     pub(crate) append: String,
@@ -86,6 +87,8 @@ pub(crate) enum Role {
     SavePanics,
     /// A, whose B hangs.
     SaveHangs,
+    /// A, whose B stands still with its kernel.
+    SaveStuck,
     /// A, which is saved and resumed by `kjump`, and held up by nothing else meanwhile.
     BenchKjump,
     /// The same, after it told the command line of a kernel that resumes it by itself.
@@ -100,7 +103,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 26] = [
+    const NAMES: [(&str, Self); 27] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("hibernate-in-place", Self::HibernateInPlace),
@@ -122,6 +125,7 @@ impl Role {
         ("save-vanishes", Self::SaveVanishes),
         ("save-panics", Self::SavePanics),
         ("save-hangs", Self::SaveHangs),
+        ("save-stuck", Self::SaveStuck),
         ("bench-kjump", Self::BenchKjump),
         ("bench-kjump-in-place", Self::BenchKjumpInPlace),
         ("bench-kjump-resume", Self::BenchKjumpResume),

@@ -1,14 +1,9 @@
 //! Hibernations that fail: A must hear why, and be well.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::thread;
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use crate::parameters::Parameters;
-use crate::{console, disk, kjump, stale};
+use crate::{disk, kjump, machine, stale};
 
 /// The arguments that save this machine to the disk `image`.
 pub(crate) fn hibernate<'a>(parameters: &'a Parameters, image: &'a str) -> Vec<&'a str> {
@@ -42,27 +37,10 @@ pub(crate) fn io_error(parameters: &Parameters) -> Result<()> {
     stale::fails(&inspect, "input/output error")
 }
 
-/// The disk vanishes while B writes to it, and comes back when A asks for it.
+/// The disk is taken out of the machine while B writes to it.
 pub(crate) fn vanishes(parameters: &Parameters) -> Result<()> {
-    let image = disk::image_disk()?;
-    let size = || {
-        File::open(&image)
-            .and_then(|mut disk| disk.seek(SeekFrom::End(0)))
-            .with_context(|| format!("asking {image} how large it is"))
-    };
-    let whole = size()?;
-    stale::fails(&hibernate(parameters, &image), &image)?;
-    console::report("gone", "give it back");
-    for _ in 0..100 {
-        thread::sleep(Duration::from_millis(100));
-        let readable = File::open(&image).is_ok_and(|disk| {
-            use std::os::unix::fs::FileExt;
-            disk.read_exact_at(&mut [0; 512], whole - 512).is_ok()
-        });
-        if size()? == whole && readable {
-            return Ok(());
-        }
-    }
-    ensure!(false, "{image} did not come back");
-    Ok(())
+    let removable = disk::removable_disk()?;
+    stale::fails(&hibernate(parameters, &removable), "it is gone")?;
+    // It went while A slept, so A's kernel has to be told.
+    machine::write(machine::hardware_of(&removable)?.join("remove"), "1")
 }

@@ -23,6 +23,19 @@ pub(crate) fn refused(expect: &str) -> Result<()> {
     Ok(())
 }
 
+/// Has `kjump doctor` find that the image can be resumed, and say `expect`.
+pub(crate) fn accepted(expect: &str) -> Result<()> {
+    let image = disk::image_disk()?;
+    let outcome = kjump::try_run(&["doctor", "--image", &image], 0)?;
+    console::report("accepted.doctor", &outcome.output);
+    ensure!(
+        outcome.status == Some(0) && outcome.output.to_lowercase().contains(expect),
+        "kjump doctor does not say yes and {expect:?}: {}",
+        outcome.output
+    );
+    Ok(())
+}
+
 /// Runs `kjump` with `arguments`, which has to fail and say `expect`.
 pub(crate) fn fails(arguments: &[&str], expect: &str) -> Result<()> {
     let outcome = kjump::try_run(arguments, 0)?;

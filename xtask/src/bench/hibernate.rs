@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::place::Place;
 use super::ratio::{Comparison, Pairs, Spread, round};
-use super::round_trip::{Bed, Guest, Way, is_emulators_fault};
+use super::round_trip::{Bed, Guest, Way, Work, is_emulators_fault};
 use super::swsusp::Compressor;
 use super::{Bench, say};
 
@@ -65,9 +65,9 @@ impl Contents {
 pub(super) struct Trip {
     pub(super) hibernate: Duration,
     pub(super) resume: Duration,
-    /// What saving took of the one, and restoring of the other, as kjump tells.
-    pub(super) save: Option<Duration>,
-    pub(super) restore: Option<Duration>,
+    /// What kjump told of both.
+    pub(super) save: Work,
+    pub(super) restore: Work,
     /// What the image takes, in bytes.
     pub(super) written: u64,
     /// What was still swapped out after it, in MiB.
@@ -328,8 +328,8 @@ mod tests {
         Trip {
             hibernate: Duration::from_secs(hibernate),
             resume: Duration::from_secs(resume),
-            save: None,
-            restore: None,
+            save: Work::default(),
+            restore: Work::default(),
             written: 7 << 20,
             swapped: 0,
         }

@@ -118,10 +118,11 @@ enum Work {
     Restore,
     Hibernation,
     Sealing,
+    SealingEngines,
     Scaling,
 }
 
-const ENTRIES: [Entry; 9] = [
+const ENTRIES: [Entry; 11] = [
     Entry {
         name: "save_vs_makedumpfile_lzo",
         summary: "a 2 GiB core to an image with lz4, beside makedumpfile -l -d 17, with all CPUs and (_alone) with one",
@@ -151,6 +152,16 @@ const ENTRIES: [Entry; 9] = [
         name: "resume_in_place_vs_swsusp",
         summary: "the same without a first kernel: a boot loader starts the restoring one in the window",
         work: Work::Hibernation,
+    },
+    Entry {
+        name: "save_sealed_vs_plain",
+        summary: "memory to an encrypted image, beside the same without encryption",
+        work: Work::SealingEngines,
+    },
+    Entry {
+        name: "restore_sealed_vs_plain",
+        summary: "an encrypted image to mapped memory, beside the same without encryption",
+        work: Work::SealingEngines,
     },
     Entry {
         name: "hibernate_sealed_vs_plain",
@@ -295,6 +306,13 @@ fn measure(bench: &Bench<'_>, entries: &[&'static Entry]) -> Results {
                     let both = both.into_iter().filter(|one| wanted(&one.name));
                     results.comparisons.extend(both);
                     Ok(())
+                })
+            }
+            Work::SealingEngines => {
+                say!("{}", entry.name);
+                sealed::compare_engines().map(|found| {
+                    let found = found.into_iter().filter(|one| wanted(&one.name));
+                    results.comparisons.extend(found);
                 })
             }
             Work::Sealing => {

@@ -25,30 +25,13 @@ const RESULTS: [(&str, &str); 2] = [
 ///
 /// If the benchmark fails, or does not say what it found.
 pub(crate) fn compare() -> Result<Vec<Comparison>> {
-    let output = Command::new(env!("CARGO"))
-        .current_dir(workspace())
-        .args(["bench", "--quiet", "--package", "kjump-benches"])
-        .args(["--bench", BENCH])
-        .output()
-        .context("starting cargo")?;
-    ensure!(
-        output.status.success(),
-        "the benchmark {BENCH} failed: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim_end()
-    );
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = run(BENCH)?;
     RESULTS
         .iter()
         .map(|(name, what)| {
-            let pairs = pairs(&said, name);
-            ensure!(
-                !pairs.ratios().is_empty(),
-                "the benchmark {BENCH} said nothing of {name}"
-            );
             Ok(Comparison {
                 name: (*name).to_owned(),
-                pairs,
+                pairs: pairs(&said, name)?,
                 notes: format!(
                     "Restoring {what} of 512 MiB, all of it checked, from the page cache to a file on tmpfs that is \
                      mapped 16 MiB at a time as /dev/mem would be. Theirs is a plain copy from memory to the same \
@@ -61,20 +44,57 @@ pub(crate) fn compare() -> Result<Vec<Comparison>> {
         .collect()
 }
 
+/// Runs a benchmark of the libraries; returns what it says.
+///
+/// # Errors
+///
+/// If it fails.
+pub(super) fn run(bench: &str) -> Result<String> {
+    let output = Command::new(env!("CARGO"))
+        .current_dir(workspace())
+        .args(["bench", "--quiet", "--package", "kjump-benches"])
+        .args(["--bench", bench])
+        .output()
+        .context("starting cargo")?;
+    ensure!(
+        output.status.success(),
+        "the benchmark {bench} failed: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// The pairs that `said` has of `name`.
-fn pairs(said: &str, name: &str) -> Pairs {
+///
+/// # Errors
+///
+/// If there are none.
+pub(super) fn pairs(said: &str, name: &str) -> Result<Pairs> {
     let mut pairs = Pairs::default();
-    for line in said.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let ["pair", of, ours, theirs] = words[..] else {
-            continue;
-        };
-        let seconds = |word: &str| Duration::try_from_secs_f64(word.parse().ok()?).ok();
-        if let (true, Some(ours), Some(theirs)) = (of == name, seconds(ours), seconds(theirs)) {
-            pairs.add(ours, theirs);
-        }
+    for (ours, theirs) in seconds(said, "pair", name) {
+        pairs.add(ours, theirs);
     }
-    pairs
+    ensure!(
+        !pairs.ratios().is_empty(),
+        "the benchmark said nothing of {name}"
+    );
+    Ok(pairs)
+}
+
+/// What lines of this `kind` in `said` tell of `name`: two times each, ours and theirs.
+pub(super) fn seconds(said: &str, kind: &str, name: &str) -> Vec<(Duration, Duration)> {
+    let time = |word: &str| Duration::try_from_secs_f64(word.parse().ok()?).ok();
+    let of_line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [first, of, ours, theirs] if first == kind && of == name => {
+                Some((time(ours)?, time(theirs)?))
+            }
+            _ => None,
+        }
+    };
+    said.lines().filter_map(of_line).collect()
 }
 
 #[cfg(test)]
@@ -85,8 +105,11 @@ mod tests {
     fn pairs_are_read_by_name() {
         let said =
             "pair one 0.5 0.25\nratio one 0.5 0.5 0.5 1\npair two 1 x\npair two 1 3\npair 1 2\n";
-        assert_eq!(pairs(said, "one").ratios(), [0.5]);
-        assert_eq!(pairs(said, "two").ratios(), [3.0]);
-        assert!(pairs(said, "three").ratios().is_empty());
+        assert_eq!(pairs(said, "one").unwrap().ratios(), [0.5]);
+        assert_eq!(pairs(said, "two").unwrap().ratios(), [3.0]);
+        assert!(pairs(said, "three").is_err());
+        let (ours, theirs) = (Duration::from_millis(500), Duration::from_millis(250));
+        assert_eq!(seconds(said, "pair", "one"), [(ours, theirs)]);
+        assert!(seconds(said, "ratio", "one").is_empty());
     }
 }

@@ -10,6 +10,7 @@ use crate::cli;
 use crate::key;
 use crate::patience;
 use crate::report::{self, say, size};
+use crate::save;
 use crate::stopwatch::Stopwatch;
 
 /// `kjump restore`
@@ -85,6 +86,7 @@ fn restore(
         return Ok(());
     }
     say!("memory restored");
+    save::tell_protection(restored.protection_took());
     if let Some(mut stopwatch) = stopwatch {
         stopwatch.lap("restore");
         stopwatch.report();

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kjump::memory::image::{Codec, Options, Seal, Stream};
@@ -169,6 +170,15 @@ pub(crate) fn tell(written: &Written) {
         free: totals.free.saturating_mul(page),
     });
     say!("{}", report::stored(totals));
+    tell_protection(written.protection);
+}
+
+/// Says how long checksums took, or encryption.
+pub(crate) fn tell_protection(took: Duration) {
+    say!(
+        "checksums or encryption took {:.3} s, of all threads together",
+        took.as_secs_f64()
+    );
 }
 
 fn tell_unknown(reason: Option<&(dyn std::error::Error + Send + Sync)>) {

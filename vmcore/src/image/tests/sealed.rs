@@ -306,3 +306,37 @@ fn keys_are_not_shown() {
         "{shown}"
     );
 }
+
+/// By another implementation of what docs/format.md says (Python's `cryptography`, by OpenSSL).
+#[test]
+fn others_would_seal_it_just_so() {
+    let sealing = Sealing {
+        kdf: Kdf::Key,
+        salt: [0x5a; 32],
+    };
+    let key = sealing
+        .key(&secret(), ImageId(*b"0123456789abcdef"))
+        .unwrap();
+    let protection = protection::Protection::Sealed(key.of_records(&[0xa5; 16]));
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+
+    let mut payload = *b"put aside put as";
+    let check = protection.payload(&mut payload, 0x11000);
+    assert_eq!(hex(&payload), "4d42a27ae4d7a742a7bc45bf2e02e28a");
+    assert_eq!(hex(&check), "e8e9777487438bff5cf8c7422fb0d105");
+    assert!(!protection.open_payload(&mut payload.clone(), 0x12000, &check));
+    assert!(protection.open_payload(&mut payload, 0x11000, &check));
+    assert_eq!(&payload, b"put aside put as");
+
+    let mut block = *b"clearbody of a block!";
+    let check = protection.block(&mut block, 5, 0x11000);
+    assert_eq!(hex(&block[5..]), "bd58f52c97301f10219f4f7c3e9326a6");
+    assert_eq!(hex(&check), "587d51b015b5047fb32f04b2bf7200a7");
+    assert!(!protection.open_block(&mut block.clone(), 4, 0x11000, &check));
+    assert!(protection.open_block(&mut block, 5, 0x11000, &check));
+
+    let check = protection.header(b"a header");
+    assert_eq!(hex(&check), "e19a82ca3185749e241b2d1aac569c7e");
+    assert!(protection.open_header(b"a header", &check));
+    assert!(!protection.open_header(b"A header", &check));
+}
