@@ -23,7 +23,8 @@ pub(crate) enum Course {
     SaveFails(&'static str, Change),
     /// B breaks down in this guest's role and says this, the machine restarts, and C finds no image.
     Breakdown(&'static str, Change, &'static str),
-    /// A is saved, and D fails to restore it three times: C gives up, unless it is forced.
+    /// A is saved, and D fails to restore it three times, once because it stands still: C gives up, unless it is
+    /// forced.
     Attempts,
     /// A is saved, and this guest's role finds what it looks for.
     SaveThen(&'static str),
@@ -76,7 +77,8 @@ pub(crate) enum Change {
     WriteFails,
     /// There is one more disk, which is taken out while B saves to it.
     Vanishes,
-    /// B gets an NMI while it saves.
+    /// B gets an NMI while it saves, or D while it restores; it panics of that and stays there, and the watchdog waits
+    /// for 15 s.
     Nmi,
 }
 
@@ -119,6 +121,8 @@ const RESUME: [Phase; 7] = [
     phase("D jumps back to A", "kjump: jumping back"),
     phase("A goes on", "kjump: resumed"),
 ];
+/// The last words of a kernel that panics of an NMI and stays there.
+pub(crate) const STUCK: &str = "end Kernel panic - not syncing: NMI";
 const REFUSED: Phase = phase("C refuses to resume", "lab: verdict=ok");
 const VERIFY: Phase = phase(
     "A compares what it holds with what it held",
@@ -235,11 +239,18 @@ impl Course {
                     cut: true,
                     ..Boot::new("resume", &[&RESUME[..4]])
                 };
+                let restart = phase("D stands still, and the machine restarts", STUCK);
+                let stuck = Boot {
+                    change: Change::Nmi,
+                    watchdog: true,
+                    crash: true,
+                    ..Boot::new("resume", &[&RESUME[..4], &[restart]])
+                };
                 vec![
                     Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]),
                     fails.clone(),
-                    fails.clone(),
                     fails,
+                    stuck,
                     refusing(Change::Nothing, "the machine never went on"),
                     Boot::new("resume-again", &[&RESUME, &[VERIFY, OFF]]),
                 ]

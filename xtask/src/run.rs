@@ -249,7 +249,14 @@ impl Runner<'_> {
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.
             "no_timer_check".to_owned(),
-            "lab.append=panic=-1,no_timer_check".to_owned(),
+            match boot.change {
+                // Without it, the watchdog would wait for 30 s.
+                Change::Nmi => {
+                    "lab.append=panic=0,no_timer_check,unknown_nmi_panic,i6300esb.heartbeat=15"
+                }
+                _ => "lab.append=panic=-1,no_timer_check",
+            }
+            .to_owned(),
         ];
         if !settings.kaslr {
             words.push("nokaslr".to_owned());
@@ -321,14 +328,16 @@ fn follow(
         watch(Event::Said(&line.text));
         if let Some(control) = &machine.control
             && !done
-            && line.text.contains("kjump: saving ")
-            && line.text.contains(" s left")
         {
-            done = true;
+            // At the start of a line it is B or D that says so, and not the guest that tells what another said.
+            let saves = line.text.starts_with("kjump: saving ") && line.text.contains(" s left");
+            let restores = line.text.starts_with("kjump: restoring ");
             match boot.change {
-                Change::Nmi => control::inject_nmi(control)?,
-                _ => control::unplug(control)?,
+                Change::Vanishes if saves => control::unplug(control)?,
+                Change::Nmi if saves || restores => control::inject_nmi(control)?,
+                _ => {}
             }
+            done = saves || restores;
         }
         match transcript.add(line) {
             Step::Same => {}

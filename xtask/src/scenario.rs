@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::check::{self, Checked};
-use crate::course::{Change, Course};
+use crate::course::{Change, Course, STUCK};
 use crate::encrypted;
 use crate::lab::Kernel;
 use crate::rfc;
@@ -119,7 +119,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         .judged_by(has_4_levels),
         scenario(
             "attempts",
-            "D fails to restore A three times: C boots normally, and resumes A only if it is forced",
+            "D fails to restore A three times, once so that only the watchdog helps: C boots normally, and resumes A \
+             only if it is forced",
             Course::Attempts,
         )
         .on(small()),
@@ -187,7 +188,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         scenario(
             "save-stuck",
             "the kernel B stands still with all that it runs: the watchdog restarts the machine, and its image is refused",
-            Course::Breakdown("save-stuck", Change::Nmi, "end Kernel panic - not syncing: NMI"),
+            Course::Breakdown("save-stuck", Change::Nmi, STUCK),
         )
         .on(small())
         .within(Duration::from_secs(120)),

@@ -54,11 +54,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SaveVanishes => fail_and_hibernate(parameters, save::vanishes),
         Role::SavePanics => break_down(parameters, "rdinit=/none"),
         Role::SaveHangs => break_down(parameters, "kjump.patience=15"),
-        // It panics of an NMI, and stays there. By default, the watchdog waits for 30 s.
-        Role::SaveStuck => break_down(
-            parameters,
-            "unknown_nmi_panic panic=0 i6300esb.heartbeat=15",
-        ),
+        Role::SaveStuck => break_down(parameters, &parameters.append),
         Role::BenchKjump => bench::kjump(parameters),
         Role::BenchKjumpInPlace => bench::kjump_in_place(parameters),
         Role::BenchKjumpResume => bench::kjump_resume(parameters),
