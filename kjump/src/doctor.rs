@@ -12,7 +12,8 @@ use vmcore::PAGE_SIZE;
 use vmcore::image::{Seal, Volume};
 
 use crate::error::chain;
-use crate::{Resumption, machine, volumes};
+use crate::modules::{Index, Module, Need};
+use crate::{BlockDevice, Resumption, machine, volumes};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +109,7 @@ pub fn examine() -> Vec<Finding> {
         )),
     }
     findings.push(options(root));
+    findings.push(drivers(root));
     findings
 }
 
@@ -287,6 +289,41 @@ fn options(root: &Path) -> Finding {
     )
 }
 
+/// Will the saving and the restoring kernel see the disks?
+fn drivers(root: &Path) -> Finding {
+    const CHECK: &str = "drivers";
+    const REMEDY: &str = "install the modules of the running kernel (make modules_install, or its package) and \
+        run depmod; or give the kernels that save and restore an initramfs that finds the disks (--initrd)";
+    let disks = BlockDevice::disks_at(root);
+    let needs: Vec<Need> = disks.iter().flat_map(BlockDevice::drivers).collect();
+    let names: Vec<String> = disks.iter().map(BlockDevice::name).collect();
+    let names = names.join(", ");
+    if disks.is_empty() {
+        let remedy = "mount sysfs; hibernation needs a disk for the image";
+        return Finding::warning(CHECK, "this machine has no disks", remedy);
+    }
+    let modules = machine::release_at(root)
+        .and_then(|release| Index::read_at(root, release.trim())?.select(&needs));
+    let modules = match modules {
+        Ok(modules) => modules,
+        Err(error) => return Finding::warning(CHECK, chain(&error), REMEDY),
+    };
+    let listed = |modules: &mut dyn Iterator<Item = &Module>| {
+        let names: Vec<&str> = modules.map(|module| module.name.as_str()).collect();
+        names.join(", ")
+    };
+    let missing = listed(&mut modules.iter().filter(|module| !module.path.exists()));
+    if !missing.is_empty() {
+        let detail = format!("{names} need {missing}, whose files are not there");
+        return Finding::warning(CHECK, detail, REMEDY);
+    }
+    let detail = match listed(&mut modules.iter()) {
+        all if all.is_empty() => format!("{names} need no modules"),
+        all => format!("{names} need the modules {all}, which are there"),
+    };
+    Finding::good(CHECK, detail)
+}
+
 /// The configuration of the running kernel, and where it was found.
 fn read_config(root: &Path) -> Option<(PathBuf, String)> {
     const MAX: u64 = 16 << 20;
@@ -332,6 +369,56 @@ mod tests {
         assert!(
             finding.detail.contains("CONFIG_PROC_VMCORE (") && !finding.detail.contains("DEVMEM")
         );
+    }
+
+    #[test]
+    fn modules_of_disks_are_looked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let link = |name: &str, to: &str| {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::create_dir_all(root.path().join(to)).unwrap();
+            std::os::unix::fs::symlink(root.path().join(to), path).unwrap();
+        };
+        let found = || drivers(root.path());
+        write("proc/sys/kernel/osrelease", "6.12\n");
+        assert!(found().detail.contains("no disks"));
+
+        let device = "sys/devices/pci0000:00/0000:03:00.0";
+        link(
+            "sys/class/block/nvme0n1",
+            &format!("{device}/nvme/nvme0/nvme0n1"),
+        );
+        link(&format!("{device}/driver"), "sys/bus/pci/drivers/nvme");
+        link("sys/bus/pci/drivers/nvme/module", "sys/module/nvme");
+        assert_eq!(found().detail, "nvme0n1 need no modules");
+
+        write("sys/module/nvme/initstate", "live\n");
+        assert_eq!(found().status, Status::Warning);
+        assert!(
+            found().detail.contains("nvme (for nvme0n1)"),
+            "{:?}",
+            found()
+        );
+        let folder = "lib/modules/6.12/";
+        write(
+            &format!("{folder}modules.dep"),
+            "nvme.ko.xz: core.ko.xz\ncore.ko.xz:\n",
+        );
+        write(&format!("{folder}nvme.ko.xz"), "");
+        assert!(
+            found().detail.contains("need core, whose files"),
+            "{:?}",
+            found()
+        );
+        write(&format!("{folder}core.ko.xz"), "");
+        assert_eq!(found().status, Status::Good);
+        assert!(found().detail.contains("core, nvme"));
     }
 
     #[test]

@@ -151,6 +151,17 @@ pub enum Error {
         /// What the opening met.
         source: io::Error,
     },
+    /// The target of an image is made of other things, which other kernels do not set up.
+    #[error(
+        "{} is {made_of}, and the saving kernel would not find it: give the image a disk or a partition, which may be encrypted by itself (--passphrase)",
+        path.display()
+    )]
+    NotPlainDevice {
+        /// The target.
+        path: PathBuf,
+        /// What it is made of.
+        made_of: &'static str,
+    },
     /// The target is too small.
     #[error(
         "{} has {available} bytes, and an image of this machine takes {needed}",
@@ -368,6 +379,41 @@ pub enum Error {
         since: Option<Moment>,
         /// Where the image is.
         image: PathBuf,
+    },
+    /// A kernel lacks a module that it needs.
+    #[error(
+        "the module {module} (for {what_for}) is not in {}{}: install the modules of that kernel and run depmod, or give it an initramfs that finds its devices (--initrd)",
+        folder.display(),
+        if *listed { "" } else { ", which has no list of modules (modules.dep)" }
+    )]
+    NoModule {
+        /// The module.
+        module: String,
+        /// What needs it.
+        what_for: String,
+        /// Where it should be.
+        folder: PathBuf,
+        /// Whether there is a list of modules.
+        listed: bool,
+    },
+    /// The file of a module cannot be used.
+    #[error(
+        "the module {module} cannot be read from {}: install the modules of that kernel again, or give it an initramfs that finds its devices (--initrd)",
+        path.display()
+    )]
+    Module {
+        /// The module.
+        module: String,
+        /// Its file.
+        path: PathBuf,
+        /// What the reading met.
+        source: io::Error,
+    },
+    /// The release of a kernel is no name of a folder.
+    #[error("{release:?} is no release of a kernel, by which its modules could be found")]
+    Release {
+        /// The release.
+        release: String,
     },
     /// The image could not be marked as resumed.
     #[error(

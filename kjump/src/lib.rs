@@ -51,6 +51,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod block_device;
 mod calibration;
 mod clock;
 mod crashed;
@@ -64,6 +65,7 @@ mod hibernation;
 pub mod in_place;
 mod jump;
 pub mod machine;
+pub mod modules;
 mod moment;
 mod presence;
 mod proc_vmcore;
@@ -77,6 +79,7 @@ mod target;
 mod threads;
 pub mod volumes;
 
+pub use block_device::BlockDevice;
 pub use calibration::Calibration;
 pub use clock::{Departure, Measure, NoDeparture};
 pub use crashed::Crashed;

@@ -30,9 +30,7 @@ pub fn read() -> Result<Machine, Error> {
 /// As [`read`].
 pub fn read_at(root: &Path) -> Result<Machine, Error> {
     Ok(Machine {
-        release: read_text(root, "proc/sys/kernel/osrelease")?
-            .trim()
-            .to_owned(),
+        release: release_at(root)?,
         build_id: build_id(root).unwrap_or_default(),
         iomem: iomem_at(root)?,
         paging: paging(&read_text(root, "proc/cpuinfo")?),
@@ -47,6 +45,21 @@ pub fn read_at(root: &Path) -> Result<Machine, Error> {
         platform: platform(root)?,
         volumes: volumes::in_use_at(root)?,
     })
+}
+
+/// The release of the running kernel, as `uname -r` prints it.
+///
+/// # Errors
+///
+/// [`Error::Read`] if `/proc` is not mounted.
+pub fn release() -> Result<String, Error> {
+    release_at(Path::new("/"))
+}
+
+pub(crate) fn release_at(root: &Path) -> Result<String, Error> {
+    Ok(read_text(root, "proc/sys/kernel/osrelease")?
+        .trim()
+        .to_owned())
 }
 
 /// Reads what lies where in the physical address space.

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kexec_image::{Boot, Kernel, LoadPlan, Machine};
-use vmcore::image::{Identity, Image, ImageError, Paging, Platform, Seal};
+use vmcore::image::{Identity, Image, ImageError, Paging, Platform, Seal, VolumeState};
 
-use crate::{DeviceReader, Error, Moment, jump, same_memory, volumes};
+use crate::{BlockDevice, DeviceReader, Error, Moment, jump, same_memory, volumes};
 
 /// How long a device may take to appear: whoever resumes does so early.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -165,6 +165,28 @@ impl<'a> Resumption<'a> {
             boot,
             self.seal.as_ref(),
         )?)
+    }
+
+    /// The devices that the kernel that restores the image looks at: the image's, and those that the machine
+    /// in it counts on. If one of these is not found as it is, all disks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`] if sysfs does not show them.
+    pub fn devices(&self) -> Result<Vec<BlockDevice>, Error> {
+        let mut devices: Vec<BlockDevice> = BlockDevice::open(&self.path)?.into_iter().collect();
+        for volume in &self.image.identity().volumes {
+            if volume.state == VolumeState::Exempt {
+                continue;
+            }
+            let Some(paths) = volumes::whereabouts(volume) else {
+                return Ok(BlockDevice::disks());
+            };
+            for path in paths {
+                devices.extend(BlockDevice::open(&path)?);
+            }
+        }
+        Ok(devices)
     }
 
     /// Loads `plan` and leaves for it, after the image was marked with one attempt more. File systems are

@@ -2,14 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use vmcore::ReadFile;
 use vmcore::image::{self, Header, Identity, ImageError, ImageId, Stage};
 
 use crate::error::chain;
-use crate::{Error, presence};
+use crate::{BlockDevice, Error, presence};
 
 /// A block device that is to take an image, claimed by the machine that is to be saved.
 #[derive(Debug)]
@@ -33,13 +33,18 @@ impl ImageTarget {
     ///
     /// # Errors
     ///
-    /// [`Error::NotBlockDevice`], [`Error::TargetInUse`] if it is mounted or used otherwise, or
-    /// [`Error::Open`].
+    /// [`Error::NotBlockDevice`], [`Error::NotPlainDevice`] if other kernels will not find it,
+    /// [`Error::TargetInUse`] if it is mounted or used otherwise, or [`Error::Open`].
     pub fn claim(path: &Path) -> Result<Self, Error> {
-        let metadata = path.metadata().map_err(Error::open(path))?;
-        if !metadata.file_type().is_block_device() {
+        let Some(device) = BlockDevice::open(path)? else {
             return Err(Error::NotBlockDevice {
                 path: path.to_owned(),
+            });
+        };
+        if let Some(made_of) = device.made_of() {
+            return Err(Error::NotPlainDevice {
+                path: path.to_owned(),
+                made_of,
             });
         }
         // For a block device, O_EXCL without O_CREAT asks the kernel that nobody else uses it (open(2)).
@@ -308,5 +313,16 @@ mod tests {
             claim(Path::new("/nonexistent")),
             Error::Open { .. }
         ));
+    }
+
+    #[test]
+    fn a_device_that_is_made_of_a_file_is_no_target() {
+        // Most machines show some that are not set up. Opening those would say that they are empty.
+        let Some(device) = Path::new("/dev/loop0").exists().then_some("/dev/loop0") else {
+            return;
+        };
+        let error = ImageTarget::claim(Path::new(device)).unwrap_err();
+        assert!(matches!(error, Error::NotPlainDevice { .. }), "{error}");
+        assert!(error.to_string().contains("a file in a file system"));
     }
 }

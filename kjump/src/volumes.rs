@@ -20,6 +20,7 @@ mod names;
 mod stack;
 
 use contents::Contents;
+pub(crate) use names::names_in;
 
 /// How long a device may take to appear after a boot.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -202,6 +203,12 @@ fn state(found: &FileSystem, contents: &Contents) -> io::Result<VolumeState> {
         digest: found.digest(contents)?,
         written: found.written.unwrap_or(0),
     })
+}
+
+/// The devices that have the contents of `volume` now, if all are there.
+pub(crate) fn whereabouts(volume: &Volume) -> Option<Vec<PathBuf>> {
+    let contents = Contents::find(volume, Instant::now());
+    contents.ok().map(|contents| contents.paths)
 }
 
 /// What people call a volume.

@@ -13,6 +13,7 @@ mod console;
 mod control;
 mod course;
 mod demo;
+mod depmod;
 mod disk;
 mod encrypted;
 mod faults;

@@ -23,7 +23,7 @@ use crate::rfc::Stage;
 use crate::scenario::Scenario;
 use crate::settings::Settings;
 use crate::transcript::{Step, Transcript};
-use crate::{control, disk, runs_folder};
+use crate::{control, depmod, disk, runs_folder};
 
 /// Size of the disk that A's file system is on, in MiB.
 const DATA_DISK: u64 = 64;
@@ -208,6 +208,9 @@ impl Runner<'_> {
             self.lab.kernel(settings.kernel),
             settings.kinds,
         )?;
+        if settings.modules.is_some() {
+            depmod::install(&initramfs, self.lab.kernel(settings.kernel))?;
+        }
         let data = path("data");
         if settings.mapped {
             let whole = path("whole");
@@ -290,6 +293,9 @@ impl Runner<'_> {
         }
         if let Some(window) = &settings.window {
             words.push(format!("lab.window={window}"));
+        }
+        if let Some(modules) = &settings.modules {
+            words.push(format!("lab.modules={modules}"));
         }
         if let Some(thing) = run.scenario.course.spoil() {
             words.push(format!("lab.spoil={thing}"));

@@ -238,14 +238,18 @@ pub(crate) fn all() -> Vec<Scenario> {
         }),
         scenario(
             "loop-smp",
-            "the loop with 4 CPUs in all four kernels",
+            "the loop with 4 CPUs in all four kernels, and modules in B and D, one of which fails",
             Course::Loop,
         )
         .on(Settings {
             cpus: 4,
+            modules: Some(format!("{MODULE_FOR_OTHERS},xfs")),
             ..standard()
         })
-        .judged_by(has_4_cpus),
+        .judged_by(|boots| {
+            has_4_cpus(boots)?;
+            loads_modules(boots)
+        }),
         scenario(
             "loop-freed",
             "the loop with much memory that was used and freed: it need not be saved",
@@ -596,6 +600,31 @@ fn has_4_cpus(boots: &[Transcript]) -> Result<()> {
     Ok(())
 }
 
+/// A module that refuses to be loaded where CPUs do not tell how warm they are, as QEMU's.
+const MODULE_FOR_OTHERS: &str = "x86_pkg_temp_thermal";
+
+/// B, and then D, have loaded XFS behind what it depends on, before they looked for their devices, and after
+/// another module failed.
+fn loads_modules(boots: &[Transcript]) -> Result<()> {
+    let failed = format!("kjump: cannot load module {MODULE_FOR_OTHERS}: ENODEV");
+    let next = ["kjump: saving", "kjump: restoring"];
+    for (number, (boot, next)) in boots.iter().zip(next).enumerate() {
+        let xfs = "kjump: loaded module xfs";
+        for (before, after) in [
+            (failed.as_str(), xfs),
+            ("kjump: loaded module exportfs", xfs),
+            (xfs, next),
+        ] {
+            ensure!(
+                boot.shows_in_order(before, after),
+                "boot {} did not say {before:?}, and then {after:?}",
+                number + 1
+            );
+        }
+    }
+    Ok(())
+}
+
 /// B refused, and it was B that did.
 fn came_back_unsaved(boots: &[Transcript]) -> Result<()> {
     shows(boots, 0, "nor any other block device holds the image")?;
@@ -678,6 +707,26 @@ mod tests {
         assert!(has_4_cpus(&[four, two]).is_err());
         let four = || Transcript::of(&["hello", "kjump: 4 CPUs"]);
         assert!(has_4_cpus(&[four(), four()]).is_ok());
+    }
+
+    #[test]
+    fn modules_have_to_be_loaded_in_their_order() {
+        let failed = "kjump: cannot load module x86_pkg_temp_thermal: ENODEV: No such device";
+        let (xfs, other) = ("kjump: loaded module xfs", "kjump: loaded module exportfs");
+        let (b, d) = ("kjump: saving to /dev/vdb", "kjump: restoring");
+        let judged = |boots: &[&[&str]]| {
+            let boots: Vec<_> = boots.iter().map(|lines| Transcript::of(lines)).collect();
+            loads_modules(&boots).is_ok()
+        };
+        let good = [failed, other, xfs, b];
+        assert!(judged(&[&good, &[failed, other, xfs, d]]));
+        assert!(!judged(&[
+            &[failed, xfs, other, b],
+            &[failed, other, xfs, d]
+        ]));
+        assert!(!judged(&[&good, &[failed, other, d, xfs]]));
+        assert!(!judged(&[&good, &[other, xfs, d]]));
+        assert!(!judged(&[&good, &[d]]));
     }
 
     #[test]

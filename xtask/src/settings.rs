@@ -44,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) mapped: bool,
     /// What the image is encrypted with, if it is.
     pub(crate) secret: Option<Secret>,
+    /// Modules that B and D are to load, with what they depend on; with commas between them.
+    pub(crate) modules: Option<String>,
 }
 
 /// What an image is encrypted with.
@@ -91,6 +93,7 @@ impl Default for Settings {
             kinds: false,
             mapped: false,
             secret: None,
+            modules: None,
         }
     }
 }
@@ -143,6 +146,10 @@ pub(crate) struct Overrides {
     /// Encrypt the image, with a key from a file, a passphrase, or a key that the kernel keeps
     #[arg(long, value_name = "KIND")]
     secret: Option<Secret>,
+    #[arg(long)]
+    /// Kernel modules that B and D are to load, such as xfs,btrfs
+    #[arg(long, value_name = "NAME,...")]
+    modules: Option<String>,
 }
 
 impl Overrides {
@@ -166,6 +173,7 @@ impl Overrides {
             kinds: settings.kinds,
             mapped: settings.mapped,
             secret: self.secret.or(settings.secret),
+            modules: self.modules.or(settings.modules),
         }
     }
 }
@@ -203,7 +211,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_changed() {
         let line = "vm --kernel 6.1 --memory 4096 --cpus 4 --cpu qemu64 --parallel --kaslr off --uefi --fill 62 \
-                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --secret keyring";
+                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --secret keyring --modules xfs,vfat";
         assert_eq!(
             settings(line),
             Some(Settings {
@@ -224,6 +232,7 @@ mod tests {
                 kinds: false,
                 mapped: false,
                 secret: Some(Secret::Keyring),
+                modules: Some("xfs,vfat".to_owned()),
             })
         );
     }

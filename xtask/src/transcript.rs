@@ -64,6 +64,12 @@ impl Transcript {
         self.lines.iter().any(|line| line.text.contains(text))
     }
 
+    /// Whether some line has `first`, and a later one `then`.
+    pub(crate) fn shows_in_order(&self, first: &str, then: &str) -> bool {
+        let mut lines = self.lines.iter();
+        lines.any(|line| line.text.contains(first)) && lines.any(|line| line.text.contains(then))
+    }
+
     /// All that the guest reported about `key`.
     pub(crate) fn values(&self, key: &str) -> Vec<&str> {
         let lines = self.lines.iter();

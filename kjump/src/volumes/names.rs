@@ -20,7 +20,7 @@ pub(super) fn device_of(name: &str) -> String {
 }
 
 /// The names in a folder, in order; none if it is not there.
-pub(super) fn names_in(folder: &Path) -> Vec<String> {
+pub(crate) fn names_in(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
         .into_iter()
         .flatten()

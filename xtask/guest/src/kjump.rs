@@ -81,6 +81,9 @@ pub(crate) fn kernel_options(parameters: &Parameters) -> Vec<&str> {
     if !parameters.append.is_empty() {
         options.extend(["--append", &parameters.append]);
     }
+    for module in &parameters.modules {
+        options.extend(["--module", module]);
+    }
     options
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Parameters {
     pub(crate) codec: Option<String>,
     /// `lab.kinds`: whether there are file systems of all kinds, as 0 or 1.
     pub(crate) kinds: bool,
+    /// `lab.modules`: modules that the other kernels are to load, with commas between them.
+    pub(crate) modules: Vec<String>,
     /// `lab.mapped`: whether the file system is on a mapped device, as 0 or 1.
     pub(crate) mapped: bool,
     /// `lab.secret`: what the image is encrypted with, if it is.
@@ -181,6 +183,7 @@ impl Parameters {
             keep_free: false,
             codec: None,
             kinds: false,
+            modules: Vec::new(),
             mapped: false,
             secret: None,
         };
@@ -214,6 +217,7 @@ impl Parameters {
                 "append" => parameters.append = value.replace(',', " "),
                 "keep_free" => parameters.keep_free = switch(value).with_context(wrong)?,
                 "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
+                "modules" => parameters.modules = value.split(',').map(str::to_owned).collect(),
                 "mapped" => parameters.mapped = switch(value).with_context(wrong)?,
                 "secret" => {
                     parameters.secret = Secret::NAMES
@@ -255,7 +259,7 @@ mod tests {
     #[test]
     fn parameters_are_found_among_those_of_others() {
         let line = "console=ttyS0 lab.role=hibernate nokaslr lab.fill=62 lab.churn=28 lab.seed=7 lab.loops=2 \
-                    lab.compressible=50 lab.codec=zstd:3 lab.window=64M@0x1000000 lab.keep_free=1 lab.secret=keyring lab.append=console=ttyS0,panic=-1\n";
+                    lab.compressible=50 lab.codec=zstd:3 lab.window=64M@0x1000000 lab.keep_free=1 lab.secret=keyring lab.modules=xfs,b lab.append=console=ttyS0,panic=-1\n";
         let parameters = Parameters::parse(line).unwrap();
         assert_eq!(parameters.role, Role::Hibernate);
         assert_eq!(parameters.fill, 62);
@@ -267,6 +271,7 @@ mod tests {
         assert_eq!(parameters.window.as_deref(), Some("64M@0x1000000"));
         assert!(parameters.keep_free);
         assert_eq!(parameters.secret, Some(Secret::Keyring));
+        assert_eq!(parameters.modules, ["xfs", "b"]);
         assert_eq!(parameters.append, "console=ttyS0 panic=-1");
     }
 

@@ -93,7 +93,7 @@ pub(crate) enum Verb {
     /// Print the command line of a kernel that resumes an image by itself, for a boot loader's entry
     ///
     /// Such a kernel is confined to the window by `memmap=` and restores all other memory: no other one is
-    /// loaded and booted. Its initramfs is that of `kjump initramfs`, and the machine has to be hibernated
+    /// loaded and booted. Its initramfs is that of `kjump initramfs --image DEVICE`, and the machine has to be hibernated
     /// with the same --window, which a kernel that is not relocated begins: 16 MiB. Where the image cannot
     /// be resumed, that kernel says why and powers off; boot normally then.
     InPlace {
@@ -105,11 +105,32 @@ pub(crate) enum Verb {
         image: PathBuf,
     },
     /// Write an initramfs that holds this very binary as /init, for the saving and restoring kernel
-    Initramfs {
-        /// Where to; compressed if it ends with .gz
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
+    ///
+    /// `kjump hibernate` and `kjump resume` make one themselves; this is for kernels that something else loads.
+    Initramfs(Initramfs),
+    /// In the saving or restoring kernel: load the modules in a folder, in the order of their names
+    #[command(hide = true)]
+    LoadModules {
+        /// The folder
+        folder: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Initramfs {
+    /// Where to; compressed if it ends with .gz
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Device for the image: the kernel modules are put in that this device needs, and all devices that are
+    /// mounted for writing or swapped on now
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Kernel that it is for, in whose release modules are looked for [default: the running one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// One more kernel module to load there, with what it depends on; for several, say it again
+    #[arg(long, value_name = "NAME")]
+    pub(crate) module: Vec<String>,
 }
 
 /// What is written when a machine is saved.
@@ -196,9 +217,15 @@ pub(crate) struct KernelOptions {
     /// Kernel to load: a bzImage or an ELF vmlinux [default: the running one's, in /boot]
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
-    /// Its initramfs [default: one that holds this very binary]
+    /// Its initramfs [default: one that holds this very binary, and the modules of the drivers of the disks]
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
+    /// One more kernel module to load there, with what it depends on, such as usbhid for a keyboard to enter a
+    /// passphrase; for several, say it again
+    ///
+    /// Modules are looked for in /lib/modules/RELEASE, by the release of the kernel that is loaded.
+    #[arg(long, value_name = "NAME", conflicts_with = "initrd")]
+    pub(crate) module: Vec<String>,
     /// More for its kernel command line; the consoles of the running kernel are there already
     #[arg(
         long,

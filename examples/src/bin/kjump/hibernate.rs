@@ -9,6 +9,7 @@ use kjump::{
 };
 
 use crate::cli::{Load, LoadOptions};
+use crate::modules;
 use crate::report::{self, say, size};
 use crate::role::{self, Role};
 
@@ -26,7 +27,8 @@ fn with_plan<T>(
     } else {
         Role::Back
     };
-    let mut files = role::files(&options.kernel, &machine.release, role, image)?;
+    let devices = || modules::in_use(&machine.volumes, image);
+    let mut files = role::files(&options.kernel, &machine.release, role, image, devices)?;
     let departure = measure.departure(None);
     files
         .append
@@ -55,13 +57,6 @@ fn with_plan<T>(
     then(&hibernation.prepare()?)
 }
 
-/// Claims the device for the image, if it is large enough.
-fn claim(image: &Path, prepared: &Prepared<'_>) -> Result<ImageTarget> {
-    let target = ImageTarget::claim(image)?;
-    target.check_size(prepared.image_size())?;
-    Ok(target)
-}
-
 /// Loads the plan and makes the device the place for the image. If that fails, nothing stays loaded.
 fn load_and_prepare(prepared: &Prepared<'_>, target: Option<ImageTarget>) -> Result<()> {
     prepared.load()?;
@@ -75,8 +70,11 @@ fn load_and_prepare(prepared: &Prepared<'_>, target: Option<ImageTarget>) -> Res
 /// `kjump load`
 pub(crate) fn load(load: &Load, measure: &Measure) -> Result<()> {
     let image = load.image.as_deref();
+    let target = image.map(ImageTarget::claim).transpose()?;
     with_plan(&load.options, image, measure, |prepared| {
-        let target = image.map(|image| claim(image, prepared)).transpose()?;
+        if let Some(target) = &target {
+            target.check_size(prepared.image_size())?;
+        }
         load_and_prepare(prepared, target)?;
         say!("loaded into the window {}", prepared.identity.window);
         Ok(())
@@ -106,8 +104,9 @@ pub(crate) fn hibernate(
     dry_run: bool,
     measure: &Measure,
 ) -> Result<()> {
+    let target = ImageTarget::claim(image)?;
     let identity = with_plan(options, Some(image), measure, |prepared| {
-        let target = claim(image, prepared)?;
+        target.check_size(prepared.image_size())?;
         if dry_run {
             println!("{}", prepared.plan);
             say!(

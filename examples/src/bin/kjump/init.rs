@@ -19,7 +19,7 @@ use crate::report::{self, say};
 use crate::role::Role;
 use crate::save::How;
 use crate::stopwatch::Stopwatch;
-use crate::{patience, restore, save};
+use crate::{modules, patience, restore, save};
 
 /// How long a device may take to appear: disks are found while init already runs.
 const DEVICE_LIMIT: Duration = Duration::from_secs(30);
@@ -79,6 +79,9 @@ fn play() -> Result<()> {
         thread::available_parallelism().map_or(1, usize::from)
     );
     patience::begin(&line);
+    if modules::load_apart() {
+        stopwatch.lap("modules");
+    }
     let role = Role::from_command_line(&line)
         .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
     match role {

@@ -14,6 +14,7 @@ mod init;
 mod inspect;
 mod key;
 mod map;
+mod modules;
 mod patience;
 mod report;
 mod restore;
@@ -72,7 +73,8 @@ fn run(verb: Verb, measure: &Measure) -> anyhow::Result<ExitCode> {
         Verb::Discard { target, yes } => discard::run(&target, yes)?,
         Verb::Inspect(options) => inspect::run(&options)?,
         Verb::InPlace { window, image } => println!("{}", role::in_place_line(window, &image)?),
-        Verb::Initramfs { out } => role::write_initramfs(&out)?,
+        Verb::Initramfs(options) => role::write_initramfs(&options)?,
+        Verb::LoadModules { folder } => modules::load(&folder)?,
     }
     Ok(ExitCode::SUCCESS)
 }

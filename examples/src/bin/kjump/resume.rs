@@ -21,7 +21,9 @@ pub(crate) fn run(resume: &cli::Resume, measure: &Measure) -> Result<()> {
     say!("image accepted: {} ({})", identity.release, identity.id);
 
     let image = Some(resume.image.as_path());
-    let files = role::files(&resume.kernel, &machine.release, Role::Restore, image)?;
+    let kernel = &resume.kernel;
+    let devices = || Ok(resumption.devices()?);
+    let files = role::files(kernel, &machine.release, Role::Restore, image, devices)?;
     let mut append = format!(
         "{} {}={} {}={departure}",
         files.append,

@@ -8,9 +8,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use goblin::elf::Elf;
 use goblin::elf::program_header::PT_INTERP;
 use kjump::initramfs::{Archive, DeviceKind, gzip};
-use kjump::{Calibration, CommandLine, Kernel, PhysAddr, PhysRange, in_place, machine, window};
+use kjump::modules::Module;
+use kjump::{
+    BlockDevice, Calibration, CommandLine, Kernel, PhysAddr, PhysRange, in_place, machine, window,
+};
 
-use crate::cli::KernelOptions;
+use crate::cli::{Initramfs, KernelOptions};
+use crate::modules;
 
 /// What the init of a loaded kernel is there for; told on its command line as `kjump.role=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +91,14 @@ impl Files {
     }
 }
 
-/// Reads the files that `options` name, for a kernel in `role` with the image at this path.
+/// Reads the files that `options` name, for a kernel in `role` with the image at this path. It is to see
+/// `devices`; `release` is that of the running kernel.
 pub(crate) fn files(
     options: &KernelOptions,
     release: &str,
     role: Role,
     image: Option<&Path>,
+    devices: impl FnOnce() -> Result<Vec<BlockDevice>>,
 ) -> Result<Files> {
     let path = match &options.kernel {
         Some(path) => path.clone(),
@@ -102,18 +108,23 @@ pub(crate) fn files(
     };
     let kernel =
         fs::read(&path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
+    let (vmlinux, its_release) = match Kernel::parse(&kernel) {
+        Ok(kernel) => (kernel.unpack(), kernel.release().map(str::to_owned)),
+        // This will be told when it is to be loaded.
+        Err(_) => (None, None),
+    };
     let initramfs = match &options.initrd {
         Some(path) => fs::read(path)
             .with_context(|| format!("cannot read the initramfs {}", path.display()))?,
-        None => own_initramfs()?,
+        None => own_initramfs(&modules::choose(
+            &devices()?,
+            &options.module,
+            its_release.as_deref(),
+            release,
+        )?)?,
     };
-    let (vmlinux, same_release) = match Kernel::parse(&kernel) {
-        // A kernel of the running one's release has its clocks tick as that has.
-        Ok(kernel) => (kernel.unpack(), kernel.release() == Some(release)),
-        // This will be told when it is to be loaded.
-        Err(_) => (None, false),
-    };
-    let known = Calibration::read().parameters(same_release);
+    // A kernel of the running one's release has its clocks tick as that has.
+    let known = Calibration::read().parameters(its_release.as_deref() == Some(release));
     let more = unless_said(&known, &options.append);
     Ok(Files {
         path,
@@ -194,8 +205,8 @@ fn append(role: Role, image: Option<&Path>, running: &str, more: &str) -> Result
     Ok(line.as_str().to_owned())
 }
 
-/// An initramfs that holds the running binary as `/init`.
-fn own_initramfs() -> Result<Vec<u8>> {
+/// An initramfs that holds the running binary as `/init`, and `modules`.
+fn own_initramfs(modules: &[Module]) -> Result<Vec<u8>> {
     let own = Path::new("/proc/self/exe");
     let binary = fs::read(own).context("cannot read this program's own binary")?;
     check_static(&binary)?;
@@ -205,6 +216,7 @@ fn own_initramfs() -> Result<Vec<u8>> {
         archive.directory(directory, 0o755)?;
     }
     archive.file("init", 0o755, &binary)?;
+    modules::add(&mut archive, modules)?;
     Ok(archive.finish())
 }
 
@@ -224,9 +236,10 @@ fn check_static(binary: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Writes the initramfs to a file.
-pub(crate) fn write_initramfs(out: &PathBuf) -> Result<()> {
-    let archive = own_initramfs()?;
+/// `kjump initramfs`
+pub(crate) fn write_initramfs(options: &Initramfs) -> Result<()> {
+    let out = &options.out;
+    let archive = own_initramfs(&modules::choose_for(options)?)?;
     let archive = if out.extension() == Some(OsStr::new("gz")) {
         gzip(&archive)
     } else {
