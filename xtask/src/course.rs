@@ -17,7 +17,11 @@ pub(crate) enum Course {
     Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
+    /// As [`Course::Loop`]; but before the last time C is offered images that were forged, and refuses them, or
+    /// D does. It takes two loops at least, since an older image is among them.
+    Forged,
     /// A jumps to B, which saves it and powers off; then a kernel that is started in the window restores A.
+    /// All loops but the last are as in [`Course::Loop`].
     InPlace,
     /// Saving fails in this guest's role, and A goes on; then all goes well, as in [`Course::Loop`].
     SaveFails(&'static str, Change),
@@ -75,6 +79,8 @@ pub(crate) enum Change {
     SlowDisk(u64),
     /// A write to the disk for the image fails, once.
     WriteFails,
+    /// On disks that were empty are forged images.
+    Forged,
     /// There is one more disk, which is taken out while B saves to it.
     Vanishes,
     /// B gets an NMI while it saves, or D while it restores; it panics of that and stays there, and the watchdog waits
@@ -268,10 +274,39 @@ impl Course {
                     phase("D boots in the window", "kjump: image accepted"),
                     phase("D begins", "kjump: restoring"),
                 ];
-                vec![
-                    Boot::new("hibernate-in-place", &[&[FILL], &SAVE, &[OFF]]),
-                    Boot::new(Boot::IN_PLACE, &[&resume, &RESUME[4..], &[VERIFY, OFF]]),
-                ]
+                let first = Boot::new("hibernate-in-place", &[&[FILL], &SAVE, &[OFF]]);
+                let next = Boot::new("resume", &[&RESUME, &[LEAVE_AGAIN], &SAVE, &[OFF]]);
+                let last = Boot::new(Boot::IN_PLACE, &[&resume, &RESUME[4..], &[VERIFY, OFF]]);
+                let mut boots = vec![first];
+                boots.extend((0..again).map(|_| next.clone()));
+                boots.push(last);
+                boots
+            }
+            Self::Forged => {
+                let forged = [
+                    phase("C refuses forged images", "lab: ready="),
+                    RESUME[1],
+                    RESUME[2],
+                    RESUME[3],
+                    phase(
+                        "D finds a forged piece of memory",
+                        "tampered with: a piece of memory",
+                    ),
+                    phase(
+                        "the machine boots again",
+                        "kjump: the machine was not restored",
+                    ),
+                ];
+                let mut boots = Self::Loop.boots(loops.max(2));
+                let last = boots.len() - 1;
+                boots.insert(
+                    last,
+                    Boot {
+                        change: Change::Forged,
+                        ..Boot::new("forged", &[&forged])
+                    },
+                );
+                boots
             }
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
@@ -293,6 +328,7 @@ impl Course {
             | Self::Bounce
             | Self::Save
             | Self::Loop
+            | Self::Forged
             | Self::InPlace
             | Self::Stale
             | Self::StalePaging

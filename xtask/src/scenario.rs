@@ -9,7 +9,7 @@ use crate::course::{Change, Course, STUCK};
 use crate::encrypted;
 use crate::lab::Kernel;
 use crate::rfc;
-use crate::settings::Settings;
+use crate::settings::{Secret, Settings};
 use crate::transcript::Transcript;
 
 /// Something that a machine goes through.
@@ -160,10 +160,14 @@ pub(crate) fn all() -> Vec<Scenario> {
         .judged_by(|boots| shows(boots, 0, "No space left on device")),
         scenario(
             "save-io-error",
-            "a write to the disk for the image fails: A hears of it, goes on, and hibernates",
+            "a write to the disk for an encrypted image fails: A hears of it, goes on without its key, and hibernates",
             Course::SaveFails("save-io-error", Change::WriteFails),
         )
-        .on(small()),
+        .on(Settings {
+            secret: Some(Secret::KeyFile),
+            ..small()
+        })
+        .judged_by(|boots| shows(boots, 0, "the machine was not saved: cannot write the image")),
         scenario(
             "save-vanishes",
             "the disk for the image is taken out while B saves: A hears of it, goes on, and hibernates to another",
@@ -317,17 +321,40 @@ pub(crate) fn all() -> Vec<Scenario> {
         }),
         scenario(
             "loop-encrypted",
-            "two loops with an encrypted image, which other keys do not open, and which hides A; no key is left in A",
-            Course::Loop,
+            "two loops with an encrypted image, which hides A; other keys and forged images are refused, no key is left",
+            Course::Forged,
         )
         .on(Settings {
             loops: 2,
-            keep_free: true,
-            encrypted: true,
-            ..standard()
+            secret: Some(Secret::KeyFile),
+            ..small()
         })
-        .within(Duration::from_secs(300))
+        .judged_by(|boots| restored_nothing(boots, 2))
         .checked_by(encrypted::check),
+        scenario(
+            "loop-passphrase",
+            "C, and then a kernel in the window, ask for a passphrase: a wrong one is refused, and nothing is left of either",
+            Course::InPlace,
+        )
+        .on(Settings {
+            window: Some("64M@0x1000000".to_owned()),
+            loops: 2,
+            secret: Some(Secret::Passphrase),
+            ..small()
+        })
+        .judged_by(|boots| {
+            shows(boots, 1, WRONG_KEY)?;
+            shows(boots, 2, WRONG_KEY)
+        }),
+        scenario(
+            "loop-keyring",
+            "the loop with an image whose key the kernel keeps",
+            Course::Loop,
+        )
+        .on(Settings {
+            secret: Some(Secret::Keyring),
+            ..small()
+        }),
         scenario(
             "pages",
             "makedumpfile finds the same pages free, and the same pages zero",
@@ -454,6 +481,9 @@ pub(crate) fn all() -> Vec<Scenario> {
     ]
 }
 
+/// What everybody hears who gives another key than that of the image.
+const WRONG_KEY: &str = "the key is not the one that the image was encrypted with";
+
 /// A machine that takes little time.
 fn small() -> Settings {
     Settings {
@@ -570,6 +600,21 @@ fn has_4_cpus(boots: &[Transcript]) -> Result<()> {
 fn came_back_unsaved(boots: &[Transcript]) -> Result<()> {
     shows(boots, 0, "nor any other block device holds the image")?;
     shows(boots, 0, "kjump: jumping back")
+}
+
+/// In this boot D did not get as far as to write memory.
+fn restored_nothing(boots: &[Transcript], boot: usize) -> Result<()> {
+    for written in [
+        "kjump: verified",
+        "kjump: restored",
+        "kjump: memory restored",
+    ] {
+        ensure!(
+            boots.get(boot).is_some_and(|boot| !boot.shows(written)),
+            "D went on with a forged image: {written:?}"
+        );
+    }
+    Ok(())
 }
 
 /// Each time that A was saved, what it had freed just before was not, or half of it at the least:

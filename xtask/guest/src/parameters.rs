@@ -37,8 +37,28 @@ pub(crate) struct Parameters {
     pub(crate) kinds: bool,
     /// `lab.mapped`: whether the file system is on a mapped device, as 0 or 1.
     pub(crate) mapped: bool,
-    /// `lab.encrypted`: whether the image is encrypted, as 0 or 1.
-    pub(crate) encrypted: bool,
+    /// `lab.secret`: what the image is encrypted with, if it is.
+    pub(crate) secret: Option<Secret>,
+}
+
+/// What an image is encrypted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Secret {
+    /// What a file holds.
+    KeyFile,
+    /// What the lab types at the console.
+    Passphrase,
+    /// What the kernel keeps.
+    Keyring,
+}
+
+impl Secret {
+    /// Every kind and its name on the command line.
+    const NAMES: [(&str, Self); 3] = [
+        ("key-file", Self::KeyFile),
+        ("passphrase", Self::Passphrase),
+        ("keyring", Self::Keyring),
+    ];
 }
 
 /// What this machine is for.
@@ -73,6 +93,8 @@ pub(crate) enum Role {
     StaleKinds,
     /// C, which sets A's mapped device up and uses the file system on it.
     StaleMapped,
+    /// C, which must not resume A from forged images, nor must D.
+    Forged,
     /// C, which resumes A although that failed too often.
     ResumeAgain,
     /// C after a power cut, which resumes A, or boots normally if there is nothing to resume.
@@ -103,7 +125,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 27] = [
+    const NAMES: [(&str, Self); 28] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("hibernate-in-place", Self::HibernateInPlace),
@@ -117,6 +139,7 @@ impl Role {
         ("refused", Self::Refused),
         ("stale", Self::Stale),
         ("recover", Self::Recover),
+        ("forged", Self::Forged),
         ("resume-again", Self::ResumeAgain),
         ("stale-kinds", Self::StaleKinds),
         ("stale-mapped", Self::StaleMapped),
@@ -159,7 +182,7 @@ impl Parameters {
             codec: None,
             kinds: false,
             mapped: false,
-            encrypted: false,
+            secret: None,
         };
         let ours = line
             .split_whitespace()
@@ -192,7 +215,12 @@ impl Parameters {
                 "keep_free" => parameters.keep_free = switch(value).with_context(wrong)?,
                 "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
                 "mapped" => parameters.mapped = switch(value).with_context(wrong)?,
-                "encrypted" => parameters.encrypted = switch(value).with_context(wrong)?,
+                "secret" => {
+                    parameters.secret = Secret::NAMES
+                        .into_iter()
+                        .find_map(|(name, secret)| (name == value).then_some(secret));
+                    parameters.secret.with_context(wrong)?;
+                }
                 _ => bail!("unknown parameter lab.{key}"),
             }
         }
@@ -227,7 +255,7 @@ mod tests {
     #[test]
     fn parameters_are_found_among_those_of_others() {
         let line = "console=ttyS0 lab.role=hibernate nokaslr lab.fill=62 lab.churn=28 lab.seed=7 lab.loops=2 \
-                    lab.compressible=50 lab.codec=zstd:3 lab.window=64M@0x1000000 lab.keep_free=1 lab.append=console=ttyS0,panic=-1\n";
+                    lab.compressible=50 lab.codec=zstd:3 lab.window=64M@0x1000000 lab.keep_free=1 lab.secret=keyring lab.append=console=ttyS0,panic=-1\n";
         let parameters = Parameters::parse(line).unwrap();
         assert_eq!(parameters.role, Role::Hibernate);
         assert_eq!(parameters.fill, 62);
@@ -238,6 +266,7 @@ mod tests {
         assert_eq!(parameters.loops, 2);
         assert_eq!(parameters.window.as_deref(), Some("64M@0x1000000"));
         assert!(parameters.keep_free);
+        assert_eq!(parameters.secret, Some(Secret::Keyring));
         assert_eq!(parameters.append, "console=ttyS0 panic=-1");
     }
 
@@ -255,6 +284,7 @@ mod tests {
             "lab.role=bounce lab.loops=-1",
             "lab.role=bounce lab.keep_free=yes",
             "lab.role=bounce lab.fil=3",
+            "lab.role=bounce lab.secret=none",
         ] {
             assert!(Parameters::parse(line).is_err(), "{line}");
         }
