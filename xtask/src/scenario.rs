@@ -341,7 +341,7 @@ pub(crate) fn all() -> Vec<Scenario> {
             Course::InPlace,
         )
         .on(Settings {
-            window: Some("64M@0x1000000".to_owned()),
+            window: Some("96M@0x1000000".to_owned()),
             loops: 2,
             secret: Some(Secret::Passphrase),
             ..small()
