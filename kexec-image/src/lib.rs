@@ -7,8 +7,8 @@
 //! * [`Kernel`]: a bzImage or an ELF `vmlinux`, checked and measured.
 //! * [`Machine`]: what must be known of the machine that the plan is for.
 //! * [`window`](mod@window): the part of memory that the saving and the restoring kernel live in.
-//! * [`LoadPlan::saving`], [`LoadPlan::restoring`], [`LoadPlan::returning`]: the three things that
-//!   hibernation loads.
+//! * [`LoadPlan::saving`], [`LoadPlan::restoring`], [`LoadPlan::returning_wiped`]: the three things
+//!   that hibernation loads.
 //! * [`LoadPlan::booting`] and [`LoadPlan::catching`]: what else kexec is used for, a kernel that gets
 //!   the whole machine, and one that waits for a panic.
 //! * [`initramfs`]: the archive that such a kernel boots from.
@@ -37,6 +37,7 @@ mod plan;
 mod trampoline;
 mod vmlinux;
 pub mod window;
+mod wipe;
 
 pub use alone::Firmware;
 pub use beside::{Boot, map_beside_sleeper};

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::fmt;
 
 use kexec_sys::{LoadFlags, MAX_SEGMENTS, Segment};
+use vmcore::image::Identity;
 use vmcore::{PAGE_SIZE, PhysAddr, PhysRange, RangeMap};
 use zeroize::Zeroize;
 
-use crate::{PlanError, trampoline};
+use crate::{PlanError, trampoline, wipe};
 
 /// What a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,37 @@ impl<'a> LoadPlan<'a> {
         page: &'a [u8],
         window: PhysRange,
     ) -> Result<Self, PlanError> {
+        Self::returning_by(trampoline::resume(jump_back), jump_back, page, window)
+    }
+
+    /// As [`returning`](Self::returning), into the machine of `identity`. The kernel that goes back leaves
+    /// nothing in the window and in low memory, which the machine gets among its free pages: both are zeroed.
+    ///
+    /// # Errors
+    ///
+    /// As [`returning`](Self::returning).
+    pub fn returning_wiped(
+        jump_back: PhysAddr,
+        page: &'a [u8],
+        identity: &Identity,
+    ) -> Result<Self, PlanError> {
+        let Identity {
+            window,
+            low,
+            paging,
+            ..
+        } = identity;
+        let code = wipe::code(jump_back, *window, low, *paging)?;
+        Self::returning_by(code, jump_back, page, *window)
+    }
+
+    /// The way back by `code`, which is entered where it begins.
+    fn returning_by(
+        code: Vec<u8>,
+        jump_back: PhysAddr,
+        page: &'a [u8],
+        window: PhysRange,
+    ) -> Result<Self, PlanError> {
         let refused = |why| PlanError::JumpBack {
             entry: jump_back,
             why,
@@ -102,19 +134,20 @@ impl<'a> LoadPlan<'a> {
         if memory.overlaps(window) {
             return Err(refused("it lies in the window"));
         }
-        let code = PhysRange::from_len(window.start(), PAGE_SIZE)
-            .filter(|page| window.covers(*page) && page.is_aligned(PAGE_SIZE))
+        let room = code.len() as u64;
+        let code_at = PhysRange::from_len(window.start(), room.next_multiple_of(PAGE_SIZE))
+            .filter(|pages| window.covers(*pages) && pages.is_aligned(PAGE_SIZE))
             .ok_or(refused(
                 "the window has no page for the code that goes there",
             ))?;
         Self::new(
             Purpose::Return,
-            code.start(),
+            code_at.start(),
             vec![
                 PlannedSegment {
                     what: "trampoline",
-                    memory: code,
-                    bytes: trampoline::resume(jump_back).into(),
+                    memory: code_at,
+                    bytes: code.into(),
                 },
                 PlannedSegment {
                     what: "jump-back page",

@@ -2,7 +2,7 @@
 //!
 //! A kernel that jumps leaves the CPU in long mode with interrupts off, on identity-mapped page tables
 //! of its own, with no usable GDT, no IDT, and undefined general registers
-//! (`arch/x86/kernel/relocate_kernel_64.S`, `identity_mapped`). Two pieces of code start from there:
+//! (`arch/x86/kernel/relocate_kernel_64.S`, `identity_mapped`). Three pieces of code start from there:
 //!
 //! * [`boot`] enters a kernel at its 64-bit entry as the boot protocol wants it
 //!   (`Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"): flat segments 0x10 and 0x18, `rsi`
@@ -14,7 +14,10 @@
 //!   it loads a GDT *by the address that it has in the resumed kernel*: `lgdt` only stores a number,
 //!   and when it is used the kernel is back on its own page tables.
 //!
-//! Both are position-independent and are followed by words that are filled in before they are loaded.
+//! * [`wipe_and_resume`] does the same, and zeroes all that the kernel used that goes back ([`wipe`](crate::wipe)),
+//!   on page tables of its own.
+//!
+//! All are position-independent and are followed by words that are filled in before they are loaded.
 #![allow(
     unsafe_code,
     reason = "machine code that the assembler made is only reachable as a symbol"
@@ -97,6 +100,34 @@ core::arch::global_asm!(
     "81: .word 0",
     "    .quad 0",
     "kexec_image_resume_end:",
+    ".balign 16",
+    "kexec_image_wipe_start:",
+    "    mov rax, [rip + 92f]",
+    "    mov cr3, rax",
+    // The resumed kernel reads two words of the stack, and finds none that mean anything.
+    "    lea rsp, [rip + 93f]",
+    "    lgdt [rip + 91f]",
+    "    cld",
+    "    lea rsi, [rip + 95f]",
+    "2:  mov rdi, [rsi]",
+    "    mov rcx, [rsi + 8]",
+    "    add rsi, 16",
+    "    test rcx, rcx",
+    "    jz 3f",
+    "    xor eax, eax",
+    "    rep stosq",
+    "    jmp 2b",
+    "3:  jmp [rip + 94f]",
+    "    .balign 16",
+    "    .fill 8, 8, 0",
+    "93: .quad 0, 0",
+    "94: .quad 0",
+    "92: .quad 0",
+    "91: .word 0",
+    "    .quad 0",
+    "    .balign 16",
+    "95:", // what is zeroed: an address, and how many words; no words are the end
+    "kexec_image_wipe_end:",
     ".popsection",
 );
 
@@ -109,6 +140,10 @@ unsafe extern "C" {
     static RESUME_START: u8;
     #[link_name = "kexec_image_resume_end"]
     static RESUME_END: u8;
+    #[link_name = "kexec_image_wipe_start"]
+    static WIPE_START: u8;
+    #[link_name = "kexec_image_wipe_end"]
+    static WIPE_END: u8;
 }
 
 /// A copy of the machine code between two symbols.
@@ -168,6 +203,37 @@ pub(crate) fn resume(entry: PhysAddr) -> Vec<u8> {
     code
 }
 
+/// Code that zeroes `ranges`, which are whole words and not where it lies itself, and goes back into a kernel
+/// that jumped away, at its jump-back entry `entry`. The page tables whose root is at `tables` map all of that.
+pub(crate) fn wipe_and_resume(entry: PhysAddr, tables: PhysAddr, ranges: &[PhysRange]) -> Vec<u8> {
+    // SAFETY: the assembler put the two symbols around the code above, in read-only data.
+    let mut code = unsafe { code(&raw const WIPE_START, &raw const WIPE_END) };
+    // The entry, the page tables, the operand of `lgdt`, and what fills 16 bytes up.
+    let words = code.len() - (8 + 8 + 2 + 8 + 6);
+    LE::write_u64(&mut code[words..], entry.get());
+    LE::write_u64(&mut code[words + 8..], tables.get());
+    LE::write_u16(&mut code[words + 16..], GDT_LIMIT);
+    LE::write_u64(&mut code[words + 18..], CPU_0_GDT);
+    for range in ranges {
+        code.extend(range.start().get().to_le_bytes());
+        code.extend((range.len() / 8).to_le_bytes());
+    }
+    code.extend([0; 16]);
+    code
+}
+
+/// What such code zeroes.
+#[cfg(test)]
+pub(crate) fn wiped(code: &[u8]) -> Vec<PhysRange> {
+    // SAFETY: as above.
+    let list = unsafe { self::code(&raw const WIPE_START, &raw const WIPE_END) }.len();
+    let words = code[list..].chunks_exact(16).map(|words| {
+        let start = PhysAddr::new(LE::read_u64(words));
+        PhysRange::from_len(start, 8 * LE::read_u64(&words[8..]))
+    });
+    words.map_while(|range| range).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +261,28 @@ mod tests {
         assert_eq!(LE::read_u64(&without[backup + 16..]), 0);
         // `cli` is the first thing that happens.
         assert_eq!(with[0], 0xfa);
+    }
+
+    #[test]
+    fn the_way_back_can_leave_nothing() {
+        let ranges = [(0x1000, 0x9f000), (0x100_3000, 0x700_0000)];
+        let ranges = ranges.map(|(start, end)| PhysRange::new(start, end).unwrap());
+        let (entry, tables) = (PhysAddr::new(0x1234_50f2), PhysAddr::new(0x100_1000));
+        let code = wipe_and_resume(entry, tables, &ranges);
+        assert_eq!(wiped(&code), ranges);
+        // mov rax, [rip + x]; mov cr3, rax; lea rsp, [rip + y]; lgdt [rip + z]
+        let operand = |at: usize| at + 4 + LE::read_u32(&code[at..]) as usize;
+        assert_eq!(&code[..3], [0x48, 0x8b, 0x05]);
+        assert_eq!(LE::read_u64(&code[operand(3)..]), 0x100_1000);
+        assert_eq!(&code[7..10], [0x0f, 0x22, 0xd8]);
+        assert_eq!(&code[10..13], [0x48, 0x8d, 0x25]);
+        let stack = operand(13);
+        assert!(stack.is_multiple_of(16) && code[stack - 64..stack + 16] == [0; 80]);
+        assert_eq!(LE::read_u64(&code[stack + 16..]), 0x1234_50f2);
+        assert_eq!(&code[17..20], [0x0f, 0x01, 0x15]);
+        let lgdt = operand(20);
+        assert_eq!(LE::read_u16(&code[lgdt..]), 0x7f);
+        assert_eq!(LE::read_u64(&code[lgdt + 2..]), 0xffff_fe00_0000_1000);
     }
 
     #[test]

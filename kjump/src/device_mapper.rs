@@ -64,9 +64,8 @@ fn parse(bytes: &[u8], count: u32) -> Option<Vec<Target>> {
             len,
             mapped: mapped(kind, words)?,
         });
-        // From the beginning of the first one.
-        let next = usize::try_from(NativeEndian::read_u32(&spec[20..])).ok()?;
-        at = Some(next).filter(|&next| next > at)?;
+        // From the beginning of the first one. What points back does not begin where this one ends.
+        at = usize::try_from(NativeEndian::read_u32(&spec[20..])).ok()?;
     }
     Some(targets)
 }

@@ -4,7 +4,8 @@ use std::convert::Infallible;
 
 use kexec_image::LoadPlan;
 use kexec_sys::{KernelState, LoadFlags};
-use vmcore::{PhysAddr, PhysRange};
+use vmcore::PhysAddr;
+use vmcore::image::Identity;
 
 use crate::Error;
 use crate::protocol::{self, RunningKernel};
@@ -45,19 +46,23 @@ pub(crate) fn load(plan: &LoadPlan<'_>) -> Result<(), Error> {
     protocol::load(&mut RunningKernel, plan)
 }
 
-/// Loads the way back into the machine whose jump-back entry is `entry`, from a kernel that lives in
-/// `window`. `page` is the content of the page of the entry.
-pub(crate) fn load_way_back(entry: PhysAddr, page: &[u8], window: PhysRange) -> Result<(), Error> {
-    load(&LoadPlan::returning(entry, page, window)?)
+/// Loads the way back into the machine of `identity`, whose jump-back entry is `entry`. `page` is the content
+/// of the page of the entry.
+pub(crate) fn load_way_back(
+    entry: PhysAddr,
+    page: &[u8],
+    identity: &Identity,
+) -> Result<(), Error> {
+    load(&LoadPlan::returning_wiped(entry, page, identity)?)
 }
 
-/// Jumps back into the machine whose jump-back entry is `entry`, from a kernel that lives in `window`.
-/// `page` is the content of the page of the entry.
+/// Jumps back into the machine of `identity`, whose jump-back entry is `entry`, and leaves nothing of this
+/// kernel's memory there. `page` is the content of the page of the entry.
 ///
 /// # Errors
 ///
 /// [`Error::Plan`] if the entry cannot be right, [`Error::Kexec`] if the kernel refused.
-pub fn jump_back(entry: PhysAddr, page: &[u8], window: PhysRange) -> Result<Infallible, Error> {
-    load_way_back(entry, page, window)?;
+pub fn jump_back(entry: PhysAddr, page: &[u8], identity: &Identity) -> Result<Infallible, Error> {
+    load_way_back(entry, page, identity)?;
     leave()
 }

@@ -310,7 +310,7 @@ impl Restored {
         let page = PhysRange::from_len(back.align_down(PAGE_SIZE), PAGE_SIZE)
             .ok_or(MemoryError::Absent { addr: back })?;
         let page = self.memory.read(page)?;
-        jump::load_way_back(back, &page, identity.window)?;
+        jump::load_way_back(back, &page, &identity)?;
         let Source::Image(mut image) = source else {
             return jump::leave();
         };

@@ -164,6 +164,6 @@ impl Sleeper {
         self.machine
             .memory()
             .read(self.jump_back.align_down(PAGE_SIZE), &mut page)?;
-        jump::jump_back(self.jump_back, &page, self.identity.window)
+        jump::jump_back(self.jump_back, &page, &self.identity)
     }
 }

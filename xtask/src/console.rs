@@ -38,6 +38,13 @@ pub(crate) fn is_crash(text: &str) -> bool {
     CRASHES.iter().any(|crash| text.contains(crash))
 }
 
+/// Whether what a line has so far asks for a passphrase.
+pub(crate) fn is_prompt(line: &[u8]) -> bool {
+    [&b"kjump: passphrase: "[..], b"kjump: the same again: "]
+        .iter()
+        .any(|prompt| line.ends_with(prompt))
+}
+
 /// Why the guest says that the run failed, if the line is that.
 pub(crate) fn failure(text: &str) -> Option<&str> {
     value(text, "verdict")?.strip_prefix("failed")

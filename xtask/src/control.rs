@@ -20,6 +20,18 @@ pub(crate) fn inject_nmi(control: &Path) -> Result<()> {
     command(control, r#"{"execute": "inject-nmi"}"#)
 }
 
+/// Writes all memory of a machine to `file`, as an ELF core without notes of its CPUs' page tables, while
+/// the machine stands still (`dump-guest-memory`).
+pub(crate) fn dump(control: &Path, file: &Path) -> Result<()> {
+    let file = file.display();
+    command(
+        control,
+        &format!(
+            r#"{{"execute": "dump-guest-memory", "arguments": {{"paging": false, "protocol": "file:{file}"}}}}"#
+        ),
+    )
+}
+
 /// Sends one command, and waits for the answer.
 fn command(control: &Path, command: &str) -> Result<()> {
     let stream = UnixStream::connect(control).context("connecting to QEMU")?;

@@ -17,13 +17,18 @@ pub(crate) enum Course {
     Save,
     /// A jumps to B, which saves it and powers off; then C loads D, which restores A.
     Loop,
+    /// As [`Course::Loop`]; but before the last time C is offered images that were forged, and refuses them, or
+    /// D does. It takes two loops at least, since an older image is among them.
+    Forged,
     /// A jumps to B, which saves it and powers off; then a kernel that is started in the window restores A.
+    /// All loops but the last are as in [`Course::Loop`].
     InPlace,
     /// Saving fails in this guest's role, and A goes on; then all goes well, as in [`Course::Loop`].
     SaveFails(&'static str, Change),
     /// B breaks down in this guest's role and says this, the machine restarts, and C finds no image.
     Breakdown(&'static str, Change, &'static str),
-    /// A is saved, and D fails to restore it three times: C gives up, unless it is forced.
+    /// A is saved, and D fails to restore it three times, once because it stands still: C gives up, unless it is
+    /// forced.
     Attempts,
     /// A is saved, and this guest's role finds what it looks for.
     SaveThen(&'static str),
@@ -74,9 +79,12 @@ pub(crate) enum Change {
     SlowDisk(u64),
     /// A write to the disk for the image fails, once.
     WriteFails,
+    /// On disks that were empty are forged images.
+    Forged,
     /// There is one more disk, which is taken out while B saves to it.
     Vanishes,
-    /// B gets an NMI while it saves.
+    /// B gets an NMI while it saves, or D while it restores; it panics of that and stays there, and the watchdog waits
+    /// for 15 s.
     Nmi,
 }
 
@@ -119,6 +127,8 @@ const RESUME: [Phase; 7] = [
     phase("D jumps back to A", "kjump: jumping back"),
     phase("A goes on", "kjump: resumed"),
 ];
+/// The last words of a kernel that panics of an NMI and stays there.
+pub(crate) const STUCK: &str = "end Kernel panic - not syncing: NMI";
 const REFUSED: Phase = phase("C refuses to resume", "lab: verdict=ok");
 const VERIFY: Phase = phase(
     "A compares what it holds with what it held",
@@ -235,11 +245,18 @@ impl Course {
                     cut: true,
                     ..Boot::new("resume", &[&RESUME[..4]])
                 };
+                let restart = phase("D stands still, and the machine restarts", STUCK);
+                let stuck = Boot {
+                    change: Change::Nmi,
+                    watchdog: true,
+                    crash: true,
+                    ..Boot::new("resume", &[&RESUME[..4], &[restart]])
+                };
                 vec![
                     Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]),
                     fails.clone(),
-                    fails.clone(),
                     fails,
+                    stuck,
                     refusing(Change::Nothing, "the machine never went on"),
                     Boot::new("resume-again", &[&RESUME, &[VERIFY, OFF]]),
                 ]
@@ -257,10 +274,39 @@ impl Course {
                     phase("D boots in the window", "kjump: image accepted"),
                     phase("D begins", "kjump: restoring"),
                 ];
-                vec![
-                    Boot::new("hibernate-in-place", &[&[FILL], &SAVE, &[OFF]]),
-                    Boot::new(Boot::IN_PLACE, &[&resume, &RESUME[4..], &[VERIFY, OFF]]),
-                ]
+                let first = Boot::new("hibernate-in-place", &[&[FILL], &SAVE, &[OFF]]);
+                let next = Boot::new("resume", &[&RESUME, &[LEAVE_AGAIN], &SAVE, &[OFF]]);
+                let last = Boot::new(Boot::IN_PLACE, &[&resume, &RESUME[4..], &[VERIFY, OFF]]);
+                let mut boots = vec![first];
+                boots.extend((0..again).map(|_| next.clone()));
+                boots.push(last);
+                boots
+            }
+            Self::Forged => {
+                let forged = [
+                    phase("C refuses forged images", "lab: ready="),
+                    RESUME[1],
+                    RESUME[2],
+                    RESUME[3],
+                    phase(
+                        "D finds a forged piece of memory",
+                        "tampered with: a piece of memory",
+                    ),
+                    phase(
+                        "the machine boots again",
+                        "kjump: the machine was not restored",
+                    ),
+                ];
+                let mut boots = Self::Loop.boots(loops.max(2));
+                let last = boots.len() - 1;
+                boots.insert(
+                    last,
+                    Boot {
+                        change: Change::Forged,
+                        ..Boot::new("forged", &[&forged])
+                    },
+                );
+                boots
             }
             Self::Loop => {
                 let first = Boot::new("hibernate", &[&[FILL], &SAVE, &[OFF]]);
@@ -282,6 +328,7 @@ impl Course {
             | Self::Bounce
             | Self::Save
             | Self::Loop
+            | Self::Forged
             | Self::InPlace
             | Self::Stale
             | Self::StalePaging

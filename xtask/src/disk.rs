@@ -215,4 +215,19 @@ mod tests {
         file.write_all_at(&[0xff; 64], 4096).unwrap();
         assert!(check_ext4(&disk).is_err());
     }
+
+    #[test]
+    fn a_divided_disk_is_joined_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let [whole, disk, joined] =
+            ["whole", "disk", "joined"].map(|name| folder.path().join(name));
+        let bytes: Vec<u8> = (0..4_u32 << 20).map(|at| (at / 4096) as u8).collect();
+        fs::write(&whole, &bytes).unwrap();
+        divide(&whole, &disk, 4).unwrap();
+        let divided = fs::read(&disk).unwrap();
+        assert!(divided[1 << 20..] == [&bytes[2 << 20..], &bytes[..2 << 20]].concat());
+        join(&disk, &joined, 4).unwrap();
+        assert!(fs::read(&joined).unwrap() == bytes);
+        assert!(join(&whole, &joined, 8).is_err());
+    }
 }

@@ -10,12 +10,10 @@ use vmcore::ReadFile;
 use vmcore::image::{Header, Image, Key, Secret};
 
 use crate::check::Checked;
-
-/// What the guest's key file holds.
-const SECRET: &[u8] = b"what nobody else knows: 7c1f0a93";
+use crate::keys::KEY;
 
 /// What every A has in its memory.
-const KNOWN: [&[u8]; 3] = [b"Linux version ", b"SYMBOL(init_uts_ns)=", SECRET];
+const KNOWN: [&[u8]; 3] = [b"Linux version ", b"SYMBOL(init_uts_ns)=", KEY];
 
 /// Bytes of header and commit record, which are in clear.
 const CLEAR: usize = 64 << 10;
@@ -51,7 +49,7 @@ pub(crate) fn check(checked: &Checked<'_>) -> Result<String> {
         let path = header_file(checked.folder, number);
         let header = Header::read(&ReadFile::new(File::open(&path)?)?)
             .with_context(|| format!("reading {}", path.display()))?;
-        let seal = header.seal(&Secret::key(SECRET.to_vec())?)?;
+        let seal = header.seal(&Secret::key(KEY.to_vec())?)?;
         let records = header.records_key(&seal.key).context("it is not sealed")?;
         keys.push((format!("the key of the {name} image"), seal.key));
         keys.push((
@@ -151,9 +149,9 @@ mod tests {
 
     #[test]
     fn what_is_there_is_found() {
-        let bytes = [&[7; 100], SECRET, &[8; 3], SECRET].concat();
-        assert_eq!(occurrences(&bytes, SECRET), 2);
-        assert_eq!(occurrences(&bytes[1..150], SECRET), 1);
-        assert_eq!(occurrences(&bytes[..120], SECRET), 0);
+        let bytes = [&[7; 100], KEY, &[8; 3], KEY].concat();
+        assert_eq!(occurrences(&bytes, KEY), 2);
+        assert_eq!(occurrences(&bytes[1..150], KEY), 1);
+        assert_eq!(occurrences(&bytes[..120], KEY), 0);
     }
 }

@@ -417,13 +417,13 @@ impl Faults<'_> {
             };
             let Some(line) = line else { break };
             for mark in SPANS.iter().flat_map(|span| [span.from, span.to]) {
-                if line.text.contains(mark) {
+                if has_come(&line.text, mark) {
                     marks.entry(mark).or_insert(line.at);
                 }
             }
             if let Some(cut) = cut
                 && until.is_none()
-                && line.text.contains(cut.mark)
+                && has_come(&line.text, cut.mark)
             {
                 until = Some(Instant::now() + cut.after);
             }
@@ -452,9 +452,27 @@ struct Cut {
     after: Duration,
 }
 
+/// Whether this line of the console is the one that `mark` tells of. What the guest repeats of what `kjump` said
+/// has that somewhere behind its beginning.
+fn has_come(line: &str, mark: &str) -> bool {
+    if mark.starts_with("kjump: ") {
+        line.starts_with(mark)
+    } else {
+        line.contains(mark)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_guest_repeats_is_no_mark() {
+        assert!(has_come("kjump: restoring 6.12.1", "kjump: restoring"));
+        assert!(has_come("[    2.1] lab: ready=to go", "lab: ready="));
+        let repeated = "[    2.1] lab: refused.restore=kjump: restoring 6.12.1";
+        assert!(!has_come(repeated, "kjump: restoring"));
+    }
 
     #[test]
     fn moments_are_spread_over_all_spans() {

@@ -8,11 +8,15 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::course::Course;
 use crate::disk;
 use crate::run::Run;
+use crate::settings::Secret;
 use crate::transcript::Transcript;
 
 /// The most memory that a process in B or D may hold, in KiB. What it needs must not grow with the
 /// machine.
 const PEAK_MEMORY_LIMIT: u64 = 16 << 10;
+
+/// What it takes besides where a passphrase is asked for, in KiB.
+const ARGON2: u64 = 32 << 10;
 
 /// Reports of the guest's that must say the same before and after.
 pub(crate) const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
@@ -20,14 +24,16 @@ pub(crate) const UNCHANGED: [&str; 3] = ["boot-id", "memory", "tmpfs"];
 /// Fails unless all is well with `boots`, which `run` led to, and with the file system on `disk`.
 pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> {
     let rounds = match run.scenario.course {
-        Course::Loop | Course::Bounce | Course::Attempts => run.settings.loops as usize,
+        Course::Loop | Course::Forged | Course::InPlace | Course::Bounce | Course::Attempts => {
+            run.settings.loops as usize
+        }
         Course::Alone(_)
         | Course::Spoilt(_)
         | Course::Save
         | Course::Play(_)
         | Course::SaveThen(_)
         | Course::Breakdown(..) => 0,
-        Course::SaveFails(..) | Course::InPlace | Course::Stale | Course::StalePaging => 1,
+        Course::SaveFails(..) | Course::Stale | Course::StalePaging => 1,
     };
     // The machine that was interrupted is another one.
     let of_one = match run.scenario.course {
@@ -37,8 +43,12 @@ pub(crate) fn judge(run: &Run, boots: &[Transcript], disk: &Path) -> Result<()> 
     for thing in UNCHANGED {
         is_unchanged(of_one, thing, rounds)?;
     }
-    if let Course::Loop | Course::InPlace = run.scenario.course {
-        needed_little_memory(boots, rounds)?;
+    if let Course::Loop | Course::Forged | Course::InPlace = run.scenario.course {
+        let passphrase = match run.settings.secret {
+            Some(Secret::Passphrase) => ARGON2,
+            _ => 0,
+        };
+        needed_little_memory(boots, rounds, PEAK_MEMORY_LIMIT + passphrase)?;
     }
     disk::check_ext4(disk)?;
     has_its_files(boots, disk)?;
@@ -76,7 +86,7 @@ pub(crate) fn is_unchanged(
 }
 
 /// Fails unless B and D, in each of `rounds`, told how much memory they took, and that was little.
-fn needed_little_memory(boots: &[Transcript], rounds: usize) -> Result<()> {
+fn needed_little_memory(boots: &[Transcript], rounds: usize, limit: u64) -> Result<()> {
     let peaks: Vec<u64> = boots.iter().flat_map(Transcript::peak_memory).collect();
     ensure!(
         peaks.len() == 2 * rounds,
@@ -85,8 +95,8 @@ fn needed_little_memory(boots: &[Transcript], rounds: usize) -> Result<()> {
     );
     for peak in peaks {
         ensure!(
-            peak < PEAK_MEMORY_LIMIT,
-            "peak resident memory of {peak} KiB, where less than {PEAK_MEMORY_LIMIT} KiB are allowed"
+            peak < limit,
+            "peak resident memory of {peak} KiB, where less than {limit} KiB are allowed"
         );
     }
     Ok(())
@@ -131,7 +141,7 @@ mod tests {
     fn memory_of_both_b_and_d_counts() {
         let line = |kib: u64| format!("kjump: saved, peak resident memory {kib} KiB");
         let judged = |first: &[&str], second: &[&str]| {
-            needed_little_memory(&boots(&[first, second]), 1).is_ok()
+            needed_little_memory(&boots(&[first, second]), 1, PEAK_MEMORY_LIMIT).is_ok()
         };
         let (little, much) = (line(2000), line(PEAK_MEMORY_LIMIT));
         assert!(judged(&[&little], &[&little]));

@@ -59,7 +59,7 @@ impl Vm {
         let (output, input) = std::io::pipe().context("making a pipe")?;
         let started = Instant::now();
         let child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(input.try_clone().context("copying a pipe")?)
             .stderr(input)
             .spawn()
@@ -117,6 +117,12 @@ impl Vm {
         }
     }
 
+    /// Types `text` at the console, and the end of a line.
+    pub(crate) fn type_line(&mut self, text: &str) -> Result<()> {
+        let keyboard = self.child.stdin.as_mut().context("there is no keyboard")?;
+        writeln!(keyboard, "{text}").context("typing at the console")
+    }
+
     /// How long ago the machine was switched on.
     pub(crate) fn age(&self) -> Duration {
         self.started.elapsed()
@@ -157,10 +163,7 @@ impl Drop for Vm {
 fn pass_lines_on(output: PipeReader, mut log: File, started: Instant, sender: &Sender<Line>) {
     let mut output = BufReader::new(output);
     let mut bytes = Vec::new();
-    while output
-        .read_until(b'\n', &mut bytes)
-        .is_ok_and(|read| read > 0)
-    {
+    while read_line(&mut output, &mut bytes).is_ok_and(|read| read > 0) {
         let line = Line {
             at: started.elapsed(),
             text: console::clean(&bytes),
@@ -171,6 +174,18 @@ fn pass_lines_on(output: PipeReader, mut log: File, started: Instant, sender: &S
         let _ = writeln!(log, "{line}");
         let _ = sender.send(line);
     }
+}
+
+/// Reads up to the end of the line, or of a prompt, which nothing comes after until it is answered.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<usize> {
+    while let Some(&byte) = input.fill_buf()?.first() {
+        input.consume(1);
+        line.push(byte);
+        if byte == b'\n' || console::is_prompt(line) {
+            break;
+        }
+    }
+    Ok(line.len())
 }
 
 #[cfg(test)]

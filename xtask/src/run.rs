@@ -9,10 +9,14 @@ use tempfile::TempDir;
 
 use crate::build::{self, Binaries};
 use crate::check::Checked;
+use crate::console::is_prompt;
 use crate::course::{Boot, Change, Course, Phase};
 use crate::encrypted;
+use crate::forge;
 use crate::judge::judge;
+use crate::keys::{MISTYPED, PASSPHRASE};
 use crate::lab::{Kernel, Lab};
+use crate::lookout::Lookout;
 use crate::machine::{Fault, Machine, Platform};
 use crate::qemu::Vm;
 use crate::rfc::Stage;
@@ -116,6 +120,10 @@ impl Runner<'_> {
         }
         let parts = self.make_parts(run)?;
         let mut boots = Vec::new();
+        let mut lookout = run.settings.secret.map(|secret| {
+            let folder = parts.folder.path();
+            Lookout::new(secret, &parts.control, &parts.disks[1], folder)
+        });
         for (boot, number) in run
             .scenario
             .course
@@ -134,15 +142,25 @@ impl Runner<'_> {
                 machine.initramfs = parts.folder.path().join("in-place");
                 build::own_initramfs(&machine.initramfs, self.binaries)?;
             }
+            if boot.change == Change::Forged {
+                forge::make(&parts.disks[1], parts.folder.path())?;
+            }
             let log = runs_folder().join(format!("{}-{number}.log", run.label));
             let mut vm = Vm::start(&machine, &log, run.scenario.limit, self.verbose)?;
             if boot.crash {
                 vm.tolerate_crashes();
             }
-            let transcript = follow(&mut vm, boot, &machine, watch)?;
+            let transcript = follow(&mut vm, boot, &machine, lookout.as_mut(), watch)?;
+            drop(vm);
             boots.push(transcript);
-            if run.settings.encrypted {
+            if matches!(run.scenario.course, Course::Forged) && number == 1 {
+                forge::keep(&parts.disks[1], parts.folder.path())?;
+            }
+            if let Some(lookout) = &mut lookout {
                 encrypted::keep_header(&parts.disks[1], parts.folder.path(), number)?;
+                for found in lookout.look().context("looking at memory")? {
+                    watch(Event::Found(&found));
+                }
             }
         }
         let mut data = parts.disks[0].clone();
@@ -212,6 +230,13 @@ impl Runner<'_> {
         if settings.kinds {
             disks.extend(disk::create_kinds(folder.path())?);
         }
+        if let Course::Forged = run.scenario.course {
+            // From the beginning: with other devices a machine has other memory.
+            for path in forge::disks(folder.path()) {
+                disk::create(&path, u64::from(settings.memory) * 5 / 4)?;
+                disks.push(path);
+            }
+        }
         let platform = if settings.uefi {
             let (code, template) = self.lab.ovmf();
             let variables = path("uefi-variables");
@@ -248,14 +273,23 @@ impl Runner<'_> {
             format!("lab.keep_free={}", u8::from(settings.keep_free)),
             format!("lab.kinds={}", u8::from(settings.kinds)),
             format!("lab.mapped={}", u8::from(settings.mapped)),
-            format!("lab.encrypted={}", u8::from(settings.encrypted)),
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.
             "no_timer_check".to_owned(),
-            "lab.append=panic=-1,no_timer_check".to_owned(),
+            match boot.change {
+                // Without it, the watchdog would wait for 30 s.
+                Change::Nmi => {
+                    "lab.append=panic=0,no_timer_check,unknown_nmi_panic,i6300esb.heartbeat=15"
+                }
+                _ => "lab.append=panic=-1,no_timer_check",
+            }
+            .to_owned(),
         ];
         if !settings.kaslr {
             words.push("nokaslr".to_owned());
+        }
+        if let Some(secret) = settings.secret {
+            words.push(format!("lab.secret={secret}"));
         }
         if let Some(window) = &settings.window {
             words.push(format!("lab.window={window}"));
@@ -279,7 +313,7 @@ impl Runner<'_> {
         let mut product = "lab";
         let mut fault = Fault::None;
         match boot.change {
-            Change::Nothing => {}
+            Change::Nothing | Change::Forged => {}
             Change::Memory => memory -= 64,
             Change::Product => product = "another",
             Change::Cpu => cpu.push_str(",avx2=off"),
@@ -302,8 +336,9 @@ impl Runner<'_> {
             disks: parts.disks.clone(),
             product,
             fault,
-            control: matches!(boot.change, Change::Vanishes | Change::Nmi)
-                .then(|| parts.control.clone()),
+            control: (matches!(boot.change, Change::Vanishes | Change::Nmi)
+                || settings.secret.is_some())
+            .then(|| parts.control.clone()),
             logs: None,
             watchdog: boot.watchdog,
             kernel: self.lab.kernel(settings.kernel).to_owned(),
@@ -319,22 +354,34 @@ fn follow(
     vm: &mut Vm,
     boot: &Boot,
     machine: &Machine,
+    mut lookout: Option<&mut Lookout<'_>>,
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Transcript> {
+    // Whoever is asked for a passphrase that is known already mistypes it once.
+    let mut slips = !boot.role.starts_with("hibernate");
     let mut done = false;
     let mut transcript = Transcript::new(&boot.phases);
     while let Some(line) = vm.next_line()? {
         watch(Event::Said(&line.text));
+        if let Some(lookout) = &mut lookout {
+            lookout.hear(&line.text)?;
+        }
+        if is_prompt(line.text.as_bytes()) {
+            vm.type_line(if slips { MISTYPED } else { PASSPHRASE })?;
+            slips = false;
+        }
         if let Some(control) = &machine.control
             && !done
-            && line.text.contains("kjump: saving ")
-            && line.text.contains(" s left")
         {
-            done = true;
+            // At the start of a line it is B or D that says so, and not the guest that tells what another said.
+            let saves = line.text.starts_with("kjump: saving ") && line.text.contains(" s left");
+            let restores = line.text.starts_with("kjump: restoring ");
             match boot.change {
-                Change::Nmi => control::inject_nmi(control)?,
-                _ => control::unplug(control)?,
+                Change::Vanishes if saves => control::unplug(control)?,
+                Change::Nmi if saves || restores => control::inject_nmi(control)?,
+                _ => {}
             }
+            done = saves || restores;
         }
         match transcript.add(line) {
             Step::Same => {}

@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::check::{self, Checked};
-use crate::course::{Change, Course};
+use crate::course::{Change, Course, STUCK};
 use crate::encrypted;
 use crate::lab::Kernel;
 use crate::rfc;
-use crate::settings::Settings;
+use crate::settings::{Secret, Settings};
 use crate::transcript::Transcript;
 
 /// Something that a machine goes through.
@@ -119,7 +119,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         .judged_by(has_4_levels),
         scenario(
             "attempts",
-            "D fails to restore A three times: C boots normally, and resumes A only if it is forced",
+            "D fails to restore A three times, once so that only the watchdog helps: C boots normally, and resumes A \
+             only if it is forced",
             Course::Attempts,
         )
         .on(small()),
@@ -159,10 +160,14 @@ pub(crate) fn all() -> Vec<Scenario> {
         .judged_by(|boots| shows(boots, 0, "No space left on device")),
         scenario(
             "save-io-error",
-            "a write to the disk for the image fails: A hears of it, goes on, and hibernates",
+            "a write to the disk for an encrypted image fails: A hears of it, goes on without its key, and hibernates",
             Course::SaveFails("save-io-error", Change::WriteFails),
         )
-        .on(small()),
+        .on(Settings {
+            secret: Some(Secret::KeyFile),
+            ..small()
+        })
+        .judged_by(|boots| shows(boots, 0, "the machine was not saved: cannot write the image")),
         scenario(
             "save-vanishes",
             "the disk for the image is taken out while B saves: A hears of it, goes on, and hibernates to another",
@@ -187,7 +192,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         scenario(
             "save-stuck",
             "the kernel B stands still with all that it runs: the watchdog restarts the machine, and its image is refused",
-            Course::Breakdown("save-stuck", Change::Nmi, "end Kernel panic - not syncing: NMI"),
+            Course::Breakdown("save-stuck", Change::Nmi, STUCK),
         )
         .on(small())
         .within(Duration::from_secs(120)),
@@ -320,17 +325,40 @@ pub(crate) fn all() -> Vec<Scenario> {
         }),
         scenario(
             "loop-encrypted",
-            "two loops with an encrypted image, which other keys do not open, and which hides A; no key is left in A",
-            Course::Loop,
+            "two loops with an encrypted image, which hides A; other keys and forged images are refused, no key is left",
+            Course::Forged,
         )
         .on(Settings {
             loops: 2,
-            keep_free: true,
-            encrypted: true,
-            ..standard()
+            secret: Some(Secret::KeyFile),
+            ..small()
         })
-        .within(Duration::from_secs(300))
+        .judged_by(|boots| restored_nothing(boots, 2))
         .checked_by(encrypted::check),
+        scenario(
+            "loop-passphrase",
+            "C, and then a kernel in the window, ask for a passphrase: a wrong one is refused, and nothing is left of either",
+            Course::InPlace,
+        )
+        .on(Settings {
+            window: Some("96M@0x1000000".to_owned()),
+            loops: 2,
+            secret: Some(Secret::Passphrase),
+            ..small()
+        })
+        .judged_by(|boots| {
+            shows(boots, 1, WRONG_KEY)?;
+            shows(boots, 2, WRONG_KEY)
+        }),
+        scenario(
+            "loop-keyring",
+            "the loop with an image whose key the kernel keeps",
+            Course::Loop,
+        )
+        .on(Settings {
+            secret: Some(Secret::Keyring),
+            ..small()
+        }),
         scenario(
             "pages",
             "makedumpfile finds the same pages free, and the same pages zero",
@@ -456,6 +484,9 @@ pub(crate) fn all() -> Vec<Scenario> {
         .on(rfc::settings()),
     ]
 }
+
+/// What everybody hears who gives another key than that of the image.
+const WRONG_KEY: &str = "the key is not the one that the image was encrypted with";
 
 /// A machine that takes little time.
 fn small() -> Settings {
@@ -598,6 +629,21 @@ fn loads_modules(boots: &[Transcript]) -> Result<()> {
 fn came_back_unsaved(boots: &[Transcript]) -> Result<()> {
     shows(boots, 0, "nor any other block device holds the image")?;
     shows(boots, 0, "kjump: jumping back")
+}
+
+/// In this boot D did not get as far as to write memory.
+fn restored_nothing(boots: &[Transcript], boot: usize) -> Result<()> {
+    for written in [
+        "kjump: verified",
+        "kjump: restored",
+        "kjump: memory restored",
+    ] {
+        ensure!(
+            boots.get(boot).is_some_and(|boot| !boot.shows(written)),
+            "D went on with a forged image: {written:?}"
+        );
+    }
+    Ok(())
 }
 
 /// Each time that A was saved, what it had freed just before was not, or half of it at the least:

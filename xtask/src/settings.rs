@@ -1,6 +1,8 @@
 //! What machine a scenario runs on, and how to choose another one.
 
-use clap::Args;
+use std::fmt;
+
+use clap::{Args, ValueEnum};
 
 use crate::lab::Kernel;
 
@@ -40,10 +42,32 @@ pub(crate) struct Settings {
     pub(crate) kinds: bool,
     /// Whether its ext4 file system is on a mapped device, whose two pieces are on a disk the other way round.
     pub(crate) mapped: bool,
-    /// Whether the image is encrypted.
-    pub(crate) encrypted: bool,
+    /// What the image is encrypted with, if it is.
+    pub(crate) secret: Option<Secret>,
     /// Modules that B and D are to load, with what they depend on; with commas between them.
     pub(crate) modules: Option<String>,
+}
+
+/// What an image is encrypted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Secret {
+    /// What a file holds.
+    KeyFile,
+    /// What the lab types at the console.
+    Passphrase,
+    /// What the kernel keeps.
+    Keyring,
+}
+
+/// As the command line and the guest know it.
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KeyFile => "key-file",
+            Self::Passphrase => "passphrase",
+            Self::Keyring => "keyring",
+        })
+    }
 }
 
 /// What most scenarios run on.
@@ -68,7 +92,7 @@ impl Default for Settings {
             keep_free: false,
             kinds: false,
             mapped: false,
-            encrypted: false,
+            secret: None,
             modules: None,
         }
     }
@@ -119,9 +143,10 @@ pub(crate) struct Overrides {
     /// Save free pages too
     #[arg(long)]
     keep_free: bool,
-    /// Encrypt the image
+    /// Encrypt the image, with a key from a file, a passphrase, or a key that the kernel keeps
+    #[arg(long, value_name = "KIND")]
+    secret: Option<Secret>,
     #[arg(long)]
-    encrypted: bool,
     /// Kernel modules that B and D are to load, such as xfs,btrfs
     #[arg(long, value_name = "NAME,...")]
     modules: Option<String>,
@@ -147,7 +172,7 @@ impl Overrides {
             keep_free: self.keep_free || settings.keep_free,
             kinds: settings.kinds,
             mapped: settings.mapped,
-            encrypted: self.encrypted || settings.encrypted,
+            secret: self.secret.or(settings.secret),
             modules: self.modules.or(settings.modules),
         }
     }
@@ -186,7 +211,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_changed() {
         let line = "vm --kernel 6.1 --memory 4096 --cpus 4 --cpu qemu64 --parallel --kaslr off --uefi --fill 62 \
-                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --encrypted --modules xfs,vfat";
+                    --window 64M@0x10000000 --loops 3 --churn 20 --nodes 2 --append init_on_free=1 --keep-free --secret keyring --modules xfs,vfat";
         assert_eq!(
             settings(line),
             Some(Settings {
@@ -206,7 +231,7 @@ mod tests {
                 keep_free: true,
                 kinds: false,
                 mapped: false,
-                encrypted: true,
+                secret: Some(Secret::Keyring),
                 modules: Some("xfs,vfat".to_owned()),
             })
         );
@@ -228,6 +253,8 @@ mod tests {
             "vm --append",
             "vm --kernel 5.0",
             "vm --windows 64M",
+            "vm --secret",
+            "vm --secret none",
         ] {
             assert_eq!(settings(line), None, "{line}");
         }

@@ -23,9 +23,7 @@ pub(crate) fn kjump(parameters: &Parameters) -> Result<()> {
     if let Some(codec) = &parameters.codec {
         hibernate.extend(["--codec", codec]);
     }
-    if parameters.encrypted {
-        hibernate.extend(key::options()?);
-    }
+    hibernate.extend(key::options(parameters.secret)?);
     there_and_back(parameters, || kjump::run(&hibernate))
 }
 
@@ -40,9 +38,7 @@ pub(crate) fn kjump_resume(parameters: &Parameters) -> Result<()> {
     let image = disk()?;
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
-    if parameters.encrypted {
-        resume.extend(key::options()?);
-    }
+    resume.extend(key::options(parameters.secret)?);
     kjump::run(&resume)?;
     bail!("kjump resume returned")
 }

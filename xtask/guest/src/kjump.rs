@@ -36,6 +36,20 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Runs `kjump` with `arguments`, its output on the console, and expects it to fail.
+pub(crate) fn run_in_vain(arguments: &[&str]) -> Result<()> {
+    let status = Command::new(KJUMP)
+        .args(arguments)
+        .status()
+        .with_context(|| format!("running {KJUMP}"))?;
+    ensure!(
+        status.code() == Some(1),
+        "kjump {} ended with {status}",
+        arguments.join(" ")
+    );
+    Ok(())
+}
+
 /// Runs `kjump` with `arguments` as user `uid`, and returns how that went.
 pub(crate) fn try_run(arguments: &[&str], uid: u32) -> Result<Outcome> {
     let output = Command::new(KJUMP)

@@ -39,8 +39,28 @@ pub(crate) struct Parameters {
     pub(crate) modules: Vec<String>,
     /// `lab.mapped`: whether the file system is on a mapped device, as 0 or 1.
     pub(crate) mapped: bool,
-    /// `lab.encrypted`: whether the image is encrypted, as 0 or 1.
-    pub(crate) encrypted: bool,
+    /// `lab.secret`: what the image is encrypted with, if it is.
+    pub(crate) secret: Option<Secret>,
+}
+
+/// What an image is encrypted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Secret {
+    /// What a file holds.
+    KeyFile,
+    /// What the lab types at the console.
+    Passphrase,
+    /// What the kernel keeps.
+    Keyring,
+}
+
+impl Secret {
+    /// Every kind and its name on the command line.
+    const NAMES: [(&str, Self); 3] = [
+        ("key-file", Self::KeyFile),
+        ("passphrase", Self::Passphrase),
+        ("keyring", Self::Keyring),
+    ];
 }
 
 /// What this machine is for.
@@ -75,6 +95,8 @@ pub(crate) enum Role {
     StaleKinds,
     /// C, which sets A's mapped device up and uses the file system on it.
     StaleMapped,
+    /// C, which must not resume A from forged images, nor must D.
+    Forged,
     /// C, which resumes A although that failed too often.
     ResumeAgain,
     /// C after a power cut, which resumes A, or boots normally if there is nothing to resume.
@@ -105,7 +127,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 27] = [
+    const NAMES: [(&str, Self); 28] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("hibernate-in-place", Self::HibernateInPlace),
@@ -119,6 +141,7 @@ impl Role {
         ("refused", Self::Refused),
         ("stale", Self::Stale),
         ("recover", Self::Recover),
+        ("forged", Self::Forged),
         ("resume-again", Self::ResumeAgain),
         ("stale-kinds", Self::StaleKinds),
         ("stale-mapped", Self::StaleMapped),
@@ -162,7 +185,7 @@ impl Parameters {
             kinds: false,
             modules: Vec::new(),
             mapped: false,
-            encrypted: false,
+            secret: None,
         };
         let ours = line
             .split_whitespace()
@@ -196,7 +219,12 @@ impl Parameters {
                 "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
                 "modules" => parameters.modules = value.split(',').map(str::to_owned).collect(),
                 "mapped" => parameters.mapped = switch(value).with_context(wrong)?,
-                "encrypted" => parameters.encrypted = switch(value).with_context(wrong)?,
+                "secret" => {
+                    parameters.secret = Secret::NAMES
+                        .into_iter()
+                        .find_map(|(name, secret)| (name == value).then_some(secret));
+                    parameters.secret.with_context(wrong)?;
+                }
                 _ => bail!("unknown parameter lab.{key}"),
             }
         }
@@ -231,7 +259,7 @@ mod tests {
     #[test]
     fn parameters_are_found_among_those_of_others() {
         let line = "console=ttyS0 lab.role=hibernate nokaslr lab.fill=62 lab.churn=28 lab.seed=7 lab.loops=2 \
-                    lab.compressible=50 lab.codec=zstd:3 lab.window=64M@0x1000000 lab.keep_free=1 lab.modules=xfs,b lab.append=console=ttyS0,panic=-1\n";
+                    lab.compressible=50 lab.codec=zstd:3 lab.window=64M@0x1000000 lab.keep_free=1 lab.secret=keyring lab.modules=xfs,b lab.append=console=ttyS0,panic=-1\n";
         let parameters = Parameters::parse(line).unwrap();
         assert_eq!(parameters.role, Role::Hibernate);
         assert_eq!(parameters.fill, 62);
@@ -242,6 +270,7 @@ mod tests {
         assert_eq!(parameters.loops, 2);
         assert_eq!(parameters.window.as_deref(), Some("64M@0x1000000"));
         assert!(parameters.keep_free);
+        assert_eq!(parameters.secret, Some(Secret::Keyring));
         assert_eq!(parameters.modules, ["xfs", "b"]);
         assert_eq!(parameters.append, "console=ttyS0 panic=-1");
     }
@@ -260,6 +289,7 @@ mod tests {
             "lab.role=bounce lab.loops=-1",
             "lab.role=bounce lab.keep_free=yes",
             "lab.role=bounce lab.fil=3",
+            "lab.role=bounce lab.secret=none",
         ] {
             assert!(Parameters::parse(line).is_err(), "{line}");
         }

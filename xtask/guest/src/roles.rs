@@ -46,6 +46,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SelfCheck => self_check(parameters),
         Role::Refused => stale::refused(&parameters.expect),
         Role::Stale => stale::stale(),
+        Role::Forged => stale::forged(parameters),
         Role::StaleKinds => kinds::stale(),
         Role::StaleMapped => mapped::stale(),
         Role::Recover => recover(parameters),
@@ -54,11 +55,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::SaveVanishes => fail_and_hibernate(parameters, save::vanishes),
         Role::SavePanics => break_down(parameters, "rdinit=/none"),
         Role::SaveHangs => break_down(parameters, "kjump.patience=15"),
-        // It panics of an NMI, and stays there. By default, the watchdog waits for 30 s.
-        Role::SaveStuck => break_down(
-            parameters,
-            "unknown_nmi_panic panic=0 i6300esb.heartbeat=15",
-        ),
+        Role::SaveStuck => break_down(parameters, &parameters.append),
         Role::BenchKjump => bench::kjump(parameters),
         Role::BenchKjumpInPlace => bench::kjump_in_place(parameters),
         Role::BenchKjumpResume => bench::kjump_resume(parameters),
@@ -93,14 +90,12 @@ fn hibernate(parameters: &Parameters) -> Result<()> {
     if parameters.keep_free {
         hibernate.push("--keep-free");
     }
-    if parameters.encrypted {
-        hibernate.extend(key::options()?);
-    }
+    hibernate.extend(key::options(parameters.secret)?);
     leave_and_come_back(parameters, || {
         console::report("processes", &machine::processes()?);
         console::report("ready", "to hibernate");
         kjump::run(&hibernate)?;
-        if parameters.encrypted {
+        if parameters.secret.is_some() {
             return Ok(());
         }
         refusals::ask(refusals::AFTER_RESUME)
@@ -129,7 +124,7 @@ fn fail_and_hibernate(parameters: &Parameters, fail: fn(&Parameters) -> Result<(
     witness::verify(&mut witnesses)?;
     console::report("unharmed", "yes");
     witness::before(&mut witnesses)?;
-    kjump::run(&save::hibernate(parameters, &disk::image_disk()?))?;
+    kjump::run(&save::hibernate(parameters, &disk::image_disk()?)?)?;
     witness::verify(&mut witnesses)
 }
 
@@ -174,7 +169,7 @@ fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     drop(dropped);
     console::report("ready", &format!("spoilt {} MiB", bytes >> 20));
     // These have no key, and are told so, which is looked at below.
-    if !parameters.encrypted {
+    if parameters.secret.is_none() {
         refusals::ask(refusals::BEFORE_RESUME)?;
     }
     if !parameters.expect.is_empty() {
@@ -184,10 +179,10 @@ fn resume(parameters: &Parameters, more: &[&str]) -> Result<()> {
     let mut resume = vec!["resume", "--image", &image];
     resume.extend(kjump::kernel_options(parameters));
     resume.extend(more);
-    if parameters.encrypted {
-        key::refuse_others(&resume)?;
-        resume.extend(key::options()?);
+    if let Some(secret) = parameters.secret {
+        key::refuse_others(secret, &resume)?;
     }
+    resume.extend(key::options(parameters.secret)?);
     kjump::run(&resume)?;
     // It is held until now: a kernel may clear what is freed, and a page that is not restored must not
     // be right by chance.

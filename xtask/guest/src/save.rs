@@ -3,13 +3,14 @@
 use anyhow::Result;
 
 use crate::parameters::Parameters;
-use crate::{disk, kjump, machine, stale};
+use crate::{disk, key, kjump, machine, stale};
 
 /// The arguments that save this machine to the disk `image`.
-pub(crate) fn hibernate<'a>(parameters: &'a Parameters, image: &'a str) -> Vec<&'a str> {
+pub(crate) fn hibernate<'a>(parameters: &'a Parameters, image: &'a str) -> Result<Vec<&'a str>> {
     let mut arguments = vec!["hibernate", "--image", image];
     arguments.extend(kjump::load_options(parameters));
-    arguments
+    arguments.extend(key::options(parameters.secret)?);
+    Ok(arguments)
 }
 
 /// The disk on which the saving kernel finds what A prepared is full before the image is complete.
@@ -30,8 +31,8 @@ pub(crate) fn full(parameters: &Parameters) -> Result<()> {
 /// A write to the disk fails.
 pub(crate) fn io_error(parameters: &Parameters) -> Result<()> {
     let image = disk::image_disk()?;
-    let hibernate = hibernate(parameters, &image);
-    stale::fails(&hibernate, "the machine was not saved")?;
+    let hibernate = hibernate(parameters, &image)?;
+    kjump::run_in_vain(&hibernate)?;
     // What the disk says of itself to A.
     let inspect = ["resume", "--image", &image, "--kernel", kjump::KERNEL];
     stale::fails(&inspect, "input/output error")
@@ -40,7 +41,7 @@ pub(crate) fn io_error(parameters: &Parameters) -> Result<()> {
 /// The disk is taken out of the machine while B writes to it.
 pub(crate) fn vanishes(parameters: &Parameters) -> Result<()> {
     let removable = disk::removable_disk()?;
-    stale::fails(&hibernate(parameters, &removable), "it is gone")?;
+    stale::fails(&hibernate(parameters, &removable)?, "it is gone")?;
     // It went while A slept, so A's kernel has to be told.
     machine::write(machine::hardware_of(&removable)?.join("remove"), "1")
 }

@@ -1,13 +1,14 @@
-//! Images that must not be resumed: of another machine, or of one whose disks were used since.
+//! Images that must not be resumed: of another machine, of one whose disks were used since, or forged.
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, umount2};
 
 use crate::disk::{self, MOUNT_POINT};
 use crate::kjump::{self, KERNEL};
-use crate::{console, machine};
+use crate::parameters::Parameters;
+use crate::{console, key, machine};
 
 /// Has `kjump resume` refuse the image, for a reason that has the words `expect`. The doctor has to say the
 /// same.
@@ -95,4 +96,25 @@ pub(crate) fn stale() -> Result<()> {
     fails(&["discard", &image], "there is nobody to ask")?;
     kjump::run(&["discard", "--yes", &image])?;
     refused("the image was discarded")
+}
+
+/// Has C refuse each of the forged images, and D the last of them, in which only memory is not as it was.
+pub(crate) fn forged(parameters: &Parameters) -> Result<()> {
+    let disks = machine::disks()?;
+    let mut options = kjump::kernel_options(parameters);
+    options.extend(key::options(parameters.secret)?);
+    let resume = |image| [&["resume", "--image", image], options.as_slice()].concat();
+    let [index, spliced, rolled_back, memory] = disks.get(3..).context("no forged images")? else {
+        bail!("there are {} disks", disks.len());
+    };
+    for (image, expect) in [
+        (index, "tampered with: a part of the index"),
+        (spliced, "tampered with: the notes"),
+        (rolled_back, "was written to since that was saved"),
+    ] {
+        fails(&resume(image), expect)?;
+    }
+    console::report("ready", "for what only the restoring kernel finds");
+    kjump::run(&[&resume(memory)[..], &["--verify", "full"]].concat())?;
+    bail!("kjump resume returned")
 }

@@ -334,7 +334,7 @@ fn command_line(guest: &Guest, way: &Way, role: &str, number: u32) -> String {
     }
     match way {
         Way::Kjump(_) | Way::KjumpInPlace(_) => {}
-        Way::KjumpSealed(_) => words.push("lab.encrypted=1".to_owned()),
+        Way::KjumpSealed(_) => words.push("lab.secret=key-file".to_owned()),
         Way::KjumpWhole => words.push("lab.keep_free=1".to_owned()),
         Way::Swsusp(compressor) => {
             words.push(format!("hibernate.compressor={}", compressor.name()));
@@ -443,11 +443,11 @@ mod tests {
         let words = command_line(&GUEST, &codec, "role", 1);
         assert!(words.contains("lab.codec=zstd:3") && !words.contains("hibernate."));
         assert!(words.contains("lab.fill=40 lab.compressible=50"));
-        assert!(!words.contains("lab.window") && !words.contains("lab.encrypted"));
+        assert!(!words.contains("lab.window") && !words.contains("lab.secret"));
         let sealed = Way::KjumpSealed(Some("none".to_owned()));
         for number in [1, 2] {
             let words = command_line(&GUEST, &sealed, "role", number);
-            assert!(words.contains("lab.codec=none") && words.contains("lab.encrypted=1"));
+            assert!(words.contains("lab.codec=none") && words.contains("lab.secret=key-file"));
         }
         // For A and C, and for B and D.
         assert_eq!(words.matches("GLIBC_TUNABLES=").count(), 2);

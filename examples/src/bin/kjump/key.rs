@@ -162,14 +162,14 @@ fn read_line(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
     if !input.is_terminal() {
         return line_of(&mut bytes);
     }
-    eprint!("kjump: {prompt}");
-    io::stderr().flush()?;
     let before = tcgetattr(&input)?;
     let mut hidden = before.clone();
     hidden.local_flags.remove(LocalFlags::ECHO);
     hidden.local_flags.insert(LocalFlags::ECHONL);
     tcsetattr(&input, SetArg::TCSAFLUSH, &hidden)?;
-    let line = line_of(&mut bytes);
+    // Not earlier: what is typed as soon as this is seen must neither show nor be lost.
+    let asked = write!(io::stderr(), "kjump: {prompt}");
+    let line = asked.map_err(Into::into).and_then(|()| line_of(&mut bytes));
     tcsetattr(&input, SetArg::TCSAFLUSH, &before)?;
     line
 }
