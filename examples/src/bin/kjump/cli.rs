@@ -93,9 +93,9 @@ pub(crate) enum Verb {
     /// Print the command line of a kernel that resumes an image by itself, for a boot loader's entry
     ///
     /// Such a kernel is confined to the window by `memmap=` and restores all other memory: no other one is
-    /// loaded and booted. Its initramfs is that of `kjump initramfs --image DEVICE`, and the machine has to be hibernated
-    /// with the same --window, which a kernel that is not relocated begins: 16 MiB. Where the image cannot
-    /// be resumed, that kernel says why and powers off; boot normally then.
+    /// loaded and booted. Its initramfs is that of `kjump initramfs --image DEVICE`, and the machine has to be
+    /// hibernated with the same --window, which a kernel that is not relocated begins: 16 MiB. Where the image
+    /// cannot be resumed, that kernel says why and powers off; boot normally then.
     InPlace {
         /// The window: SIZE@ADDRESS, such as 96M@0x1000000
         #[arg(long, value_name = "WINDOW")]
