@@ -84,7 +84,7 @@ pub use calibration::Calibration;
 pub use clock::{Departure, Measure, NoDeparture};
 pub use crashed::Crashed;
 pub use device::{DeviceReader, DeviceSink};
-pub use error::Error;
+pub use error::{Error, chain};
 pub use handover::take_seal;
 pub use hibernation::{Hibernation, Prepared, random_id};
 pub use jump::{jump, jump_back};

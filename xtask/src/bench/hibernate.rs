@@ -86,12 +86,7 @@ struct Runs {
 
 /// Compares both halves, with memory of these contents; the second one also without the boot of C.
 pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparison; 3]> {
-    let guest = bench.guest(bench.arguments.memory, contents);
-    let place = Place::choose(
-        bench.arguments.folder.as_deref(),
-        guest.disk(),
-        u64::from(guest.memory),
-    )?;
+    let (guest, place) = bench.setting(contents)?;
     let bed = bench.bed(&place);
     let in_place = Way::KjumpInPlace(bench.arguments.codec.clone());
     let mut runs = Runs::default();

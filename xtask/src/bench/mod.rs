@@ -188,6 +188,14 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
+    /// A machine that hibernates with memory of these contents, and a place with room for its disk.
+    fn setting(&self, contents: Contents) -> Result<(Guest, Place)> {
+        let guest = self.guest(self.arguments.memory, contents);
+        let folder = self.arguments.folder.as_deref();
+        let place = Place::choose(folder, guest.disk(), u64::from(guest.memory))?;
+        Ok((guest, place))
+    }
+
     fn guest(&self, memory: u32, contents: Contents) -> Guest {
         let (fill, compressible) = contents.percents();
         Guest {

@@ -10,7 +10,6 @@ use clap::builder::PossibleValue;
 use serde_json::{Map, Value, json};
 
 use super::hibernate::{Contents, Trip, in_turns, terms};
-use super::place::Place;
 use super::ratio::{Comparison, Pairs, Spread, round};
 use super::restore;
 use super::round_trip::{Way, Work};
@@ -91,12 +90,7 @@ pub(crate) fn compare_engines() -> Result<Vec<Comparison>> {
 
 /// Compares both halves, with memory of these contents.
 pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparison; 2]> {
-    let guest = bench.guest(bench.arguments.memory, contents);
-    let place = Place::choose(
-        bench.arguments.folder.as_deref(),
-        guest.disk(),
-        u64::from(guest.memory),
-    )?;
+    let (guest, place) = bench.setting(contents)?;
     let bed = bench.bed(&place);
     let sealed = Way::KjumpSealed(bench.arguments.codec.clone());
     let mut runs = Runs::default();

@@ -9,12 +9,12 @@ use std::process::Command;
 use kjump::protocol::Calls;
 use kjump::sys::KernelState;
 use kjump::{
-    CommandLine, Error, LoadPlan, PhysAddr, PhysRange, Protocol, machine, memory_device,
+    CommandLine, Error, LoadPlan, PhysAddr, PhysRange, Protocol, chain, machine, memory_device,
     open_memory,
 };
 
+use crate::Failure;
 use crate::options::{Leave, Options};
-use crate::{Failure, chain};
 
 /// Size of the page that a jump-back entry lies in.
 const PAGE: u64 = 4096;

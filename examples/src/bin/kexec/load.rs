@@ -9,11 +9,11 @@ use kjump::image::{Boot, PlanError, window};
 use kjump::protocol::{self, Calls};
 use kjump::sys::Error as SysError;
 use kjump::{
-    CommandLine, Error, Kernel, LoadPlan, Machine, PhysAddr, PhysRange, machine, random_id,
+    CommandLine, Error, Kernel, LoadPlan, Machine, PhysAddr, PhysRange, chain, machine, random_id,
 };
 
 use crate::options::{Options, Syscall};
-use crate::{Failure, chain, reason, refusal, running_command_line};
+use crate::{Failure, reason, refusal, running_command_line};
 
 /// Names of types, and whether they are ELF files.
 const TYPES: [(&str, bool); 5] = [

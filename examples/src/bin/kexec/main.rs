@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use kjump::protocol::{Calls, RunningKernel};
 use kjump::sys::{KernelState, file_unload};
-use kjump::{Protocol, machine};
+use kjump::{Protocol, chain, machine};
 
 use crate::options::{Leave, Options, Request, Syscall, USAGE};
 
@@ -64,17 +64,6 @@ impl Failure {
             status: 255,
         }
     }
-}
-
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn main() -> ExitCode {
