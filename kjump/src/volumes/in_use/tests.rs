@@ -59,6 +59,15 @@ fn a_machine_without_proc_is_an_error() {
     assert!(in_use_at(root.path()).is_err());
 }
 
+#[test]
+fn a_machine_without_sys_is_an_error_and_not_one_without_devices() {
+    let root = Root::new("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n", "");
+    assert!(matches!(root.in_use(), Err(Error::Read { .. })));
+    // That device is gone.
+    root.device("sdb", "8:16", &[1; 4096]);
+    assert_eq!(root.volumes(), []);
+}
+
 proptest! {
     #[test]
     fn any_mountinfo_is_read(text in "[ -~\\n]{0,200}", dash in "[^\\n]{0,30} - [^\\n]{0,30}") {
