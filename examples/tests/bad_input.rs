@@ -225,7 +225,7 @@ fn this_kernel_has_no_sleeper() {
 
 #[test]
 fn an_image_is_discarded_when_somebody_says_so() {
-    let (_directory, image) = file(&sample_image());
+    let (directory, image) = file(&sample_image());
     assert!(complaint(&["discard", &image], 1).contains("--yes"));
     let restore = [
         "restore",
@@ -242,6 +242,17 @@ fn an_image_is_discarded_when_somebody_says_so() {
     // That cannot be taken back by force.
     let forced = [&restore[..], &["--force-again"]].concat();
     assert!(complaint(&forced, 1).contains("discarded"));
+    // Nor by a copy in the same format.
+    let copy = directory.path().join("copy").display().to_string();
+    assert!(
+        kjump(&["convert", &image, &copy, "--format", "kjump"])
+            .status
+            .success()
+    );
+    let restore = restore.map(|word| if word == image { copy.as_str() } else { word });
+    assert!(complaint(&restore, 1).contains("discarded"));
+    let stream = ["convert", &image, "-", "--format", "kjump"];
+    assert!(complaint(&stream, 1).contains("--format elf"));
     let (_directory, other) = file(&[0; 1 << 16]);
     assert!(complaint(&["discard", "--yes", &other], 1).contains("nothing to discard"));
     assert!(fs::read(&other).unwrap() == [0; 1 << 16]);
