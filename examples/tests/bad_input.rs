@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use kjump::PhysAddr;
 use kjump::memory::elf::Core;
-use kjump::memory::image::{Codec, Identity, Jump, Layout, Options};
+use kjump::memory::image::{Codec, Identity, Jump, Layout, Options, record_failure};
 use kjump::memory::{LeaveOut, Phases, Saved};
 
 use sample::{core, file, identity, range};
@@ -169,6 +169,14 @@ fn images_that_must_not_be_restored_are_refused() {
     }
     // A core that holds memory of the window.
     assert!(refusal(&sample_core(0x10_2000)).contains("no RAM of the machine"));
+}
+
+#[test]
+fn a_terminal_does_not_obey_what_an_image_says() {
+    let failed = Mutex::new(Vec::new());
+    record_failure(&sample_identity(), "\x1b[2Jno space", &failed).unwrap();
+    let (_directory, image) = file(&failed.into_inner().unwrap());
+    assert!(complaint(&["verify", &image], 1).contains("failed: ?[2Jno space"));
 }
 
 #[test]
