@@ -92,9 +92,10 @@ impl ImageTarget {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if it cannot be written.
+    /// [`Error::WriteImage`] if it cannot be written.
     pub fn prepare(self, identity: &Identity) -> Result<(), Error> {
-        image::prepare(identity, &self.file).map_err(Error::image(&self.path))
+        image::prepare(identity, &self.file)
+            .map_err(|error| Error::write_image(&self.path)(error.into()))
     }
 
     /// What became of the hibernation of `identity`, whose image was to go to `path`, for the machine itself as it
