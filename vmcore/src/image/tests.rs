@@ -641,6 +641,25 @@ fn many_parts_of_an_index_are_one() {
 }
 
 #[test]
+fn a_machine_that_is_entered_nowhere_is_no_image() {
+    let nowhere = Jump {
+        back: PhysAddr::new(0),
+        layout: Layout::Raw,
+    };
+    let core = Core::open(CoreHeaders::new().encode()).unwrap();
+    let sink = Mutex::new(Vec::new());
+    let written = Machine::of_core(core, Some(identity(1)), Some(nowhere)).write_image(
+        &sink,
+        options(Codec::Lz4, 1),
+        LeaveOut::Free,
+        &mut phases,
+        &mut |_| {},
+    );
+    assert!(matches!(written, Err(crate::WriteError::NoJump)));
+    assert_eq!(sink.into_inner().unwrap(), []);
+}
+
+#[test]
 fn a_long_reason_is_cut_between_characters() {
     // At an odd place in every character but the first, whatever a blob's greatest length is.
     let reason = format!("x{}", "é".repeat(5000));
