@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use kjump::PhysAddr;
 use kjump::memory::elf::Core;
-use kjump::memory::image::{Codec, Identity, Jump, Layout, Options};
+use kjump::memory::image::{Codec, Identity, Jump, Layout, Options, record_failure};
 use kjump::memory::{LeaveOut, Phases, Saved};
 
 use sample::{core, file, identity, range};
@@ -172,6 +172,14 @@ fn images_that_must_not_be_restored_are_refused() {
 }
 
 #[test]
+fn a_terminal_does_not_obey_what_an_image_says() {
+    let failed = Mutex::new(Vec::new());
+    record_failure(&sample_identity(), "\x1b[2Jno space", &failed).unwrap();
+    let (_directory, image) = file(&failed.into_inner().unwrap());
+    assert!(complaint(&["verify", &image], 1).contains("failed: ?[2Jno space"));
+}
+
+#[test]
 fn files_that_are_not_there_are_named() {
     for arguments in [
         &["inspect", "/nonexistent"][..],
@@ -225,7 +233,7 @@ fn this_kernel_has_no_sleeper() {
 
 #[test]
 fn an_image_is_discarded_when_somebody_says_so() {
-    let (_directory, image) = file(&sample_image());
+    let (directory, image) = file(&sample_image());
     assert!(complaint(&["discard", &image], 1).contains("--yes"));
     let restore = [
         "restore",
@@ -242,6 +250,17 @@ fn an_image_is_discarded_when_somebody_says_so() {
     // That cannot be taken back by force.
     let forced = [&restore[..], &["--force-again"]].concat();
     assert!(complaint(&forced, 1).contains("discarded"));
+    // Nor by a copy in the same format.
+    let copy = directory.path().join("copy").display().to_string();
+    assert!(
+        kjump(&["convert", &image, &copy, "--format", "kjump"])
+            .status
+            .success()
+    );
+    let restore = restore.map(|word| if word == image { copy.as_str() } else { word });
+    assert!(complaint(&restore, 1).contains("discarded"));
+    let stream = ["convert", &image, "-", "--format", "kjump"];
+    assert!(complaint(&stream, 1).contains("--format elf"));
     let (_directory, other) = file(&[0; 1 << 16]);
     assert!(complaint(&["discard", "--yes", &other], 1).contains("nothing to discard"));
     assert!(fs::read(&other).unwrap() == [0; 1 << 16]);

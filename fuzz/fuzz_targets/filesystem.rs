@@ -142,7 +142,8 @@ fn superblock(kind: Kind) -> (u64, usize, &'static [(usize, &'static [u8])]) {
         ),
         Kind::Lvm => (
             512,
-            512,
+            // All sectors that the label may be in.
+            1536,
             &[
                 (0, b"LABELONE"),
                 (20, &[32]),

@@ -169,6 +169,7 @@ fn written(identity: &mut Identity, memory: &Fake, stage: &StageSpec) -> Option<
     match written {
         Ok(_) => {}
         Err(WriteError::Image(ImageError::Malformed { .. })) => return None,
+        Err(WriteError::NoJump) if *jump_back == 0 => return None,
         Err(error) => panic!("{error}"),
     }
     let (map, data) = examine(&file).expect("it was just written");

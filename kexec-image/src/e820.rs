@@ -63,33 +63,27 @@ mod tests {
         PhysRange::new(start, end).unwrap()
     }
 
-    fn map(entries: &[(u64, u64, MemoryKind)]) -> RangeMap<MemoryKind> {
-        let mut map = RangeMap::new();
-        for &(start, end, kind) in entries {
-            map.insert(range(start, end), kind).unwrap();
-        }
-        map
-    }
-
     #[test]
     fn the_sleeper_is_reserved_and_nothing_below_1_mib_is() {
-        let machine = map(&[
-            (0x0, 0x1000, MemoryKind::Reserved),
-            (0x1000, 0x9fc00, MemoryKind::Ram),
-            (0x9fc00, 0xa0000, MemoryKind::Reserved),
-            (0xf0000, 0x10_0000, MemoryKind::Reserved),
-            (0x10_0000, 0x3ffe_0000, MemoryKind::Ram),
-            (0x3ffe_0000, 0x4000_0000, MemoryKind::AcpiTables),
-        ]);
+        let machine = RangeMap::from_unsorted(vec![
+            (range(0x0, 0x1000), MemoryKind::Reserved),
+            (range(0x1000, 0x9fc00), MemoryKind::Ram),
+            (range(0x9fc00, 0xa0000), MemoryKind::Reserved),
+            (range(0xf0000, 0x10_0000), MemoryKind::Reserved),
+            (range(0x10_0000, 0x3ffe_0000), MemoryKind::Ram),
+            (range(0x3ffe_0000, 0x4000_0000), MemoryKind::AcpiTables),
+        ])
+        .unwrap();
         let mut low = RangeMap::new();
         low.insert(range(0x1000, 0x9f000), ()).unwrap();
-        let expected = map(&[
-            (0x1000, 0x9f000, MemoryKind::Ram),
-            (0x10_0000, 0x400_0000, MemoryKind::Reserved),
-            (0x400_0000, 0x9ff_0000, MemoryKind::Ram),
-            (0x9ff_0000, 0x3ffe_0000, MemoryKind::Reserved),
-            (0x3ffe_0000, 0x4000_0000, MemoryKind::AcpiTables),
-        ]);
+        let expected = RangeMap::from_unsorted(vec![
+            (range(0x1000, 0x9f000), MemoryKind::Ram),
+            (range(0x10_0000, 0x400_0000), MemoryKind::Reserved),
+            (range(0x400_0000, 0x9ff_0000), MemoryKind::Ram),
+            (range(0x9ff_0000, 0x3ffe_0000), MemoryKind::Reserved),
+            (range(0x3ffe_0000, 0x4000_0000), MemoryKind::AcpiTables),
+        ])
+        .unwrap();
         assert_eq!(
             map_beside_sleeper(&machine, range(0x400_0000, 0x9ff_0000), &low),
             expected

@@ -47,7 +47,7 @@ pub(crate) fn table(numbers: Numbers) -> io::Result<Vec<Target>> {
 
 /// Reads `count` targets, which must follow each other without a gap. Nothing of them is kept but what is
 /// returned: dm-crypt's words have a key among them.
-fn parse(bytes: &[u8], count: u32) -> Option<Vec<Target>> {
+pub(crate) fn parse(bytes: &[u8], count: u32) -> Option<Vec<Target>> {
     let mut targets = Vec::new();
     let (mut at, mut end) = (0, 0);
     for _ in 0..Some(count).filter(|&count| count <= MOST)? {

@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 
 use kexec_image::LoadPlan;
-use kexec_sys::{KernelState, LoadFlags};
+use kexec_sys::KernelState;
 use vmcore::PhysAddr;
 use vmcore::image::Identity;
 
 use crate::Error;
-use crate::protocol::{self, RunningKernel};
+use crate::protocol::{self, Protocol, RunningKernel};
 
 /// Jumps from this machine to the saving kernel that is loaded, and returns when that, or the kernel
 /// that restored this one, jumped back. File systems are synced before.
@@ -24,10 +24,7 @@ pub fn jump() -> Result<(), Error> {
         return Err(Error::NothingLoaded);
     }
     nix::unistd::sync();
-    let jumped = kexec_sys::kexec();
-    let unloaded = kexec_sys::unload(LoadFlags::empty());
-    jumped?;
-    Ok(unloaded?)
+    Protocol::Mainline.jump_to(&mut RunningKernel)
 }
 
 /// Leaves this kernel for what is loaded. Nothing comes back from there.

@@ -109,12 +109,37 @@ impl Index {
             });
         }
         let folder = root.join("lib/modules").join(release);
-        let list = |name: &str| match read_list(&folder.join(name)) {
+        Self::of_lists(&folder, |name| match read_list(&folder.join(name)) {
             Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some).map_err(Error::read(&folder.join(name))),
-        };
+        })
+    }
+
+    /// As [`read`](Self::read), of the lists that `list` has by their names, such as `modules.dep`, about files in
+    /// `folder`.
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use kjump::modules::{Index, Need};
+    ///
+    /// let dep = "kernel/xfs.ko: kernel/libcrc32c.ko\nkernel/libcrc32c.ko:\n";
+    /// let list = |name: &str| Ok((name == "modules.dep").then(|| dep.to_owned()));
+    /// let index = Index::of_lists(Path::new("/lib/modules/6.12.0"), list)?;
+    /// let modules = index.select(&[Need::of("xfs", "the root")])?;
+    /// assert_eq!(modules[0].path, Path::new("/lib/modules/6.12.0/kernel/libcrc32c.ko"));
+    /// # Ok::<(), kjump::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What `list` says.
+    pub fn of_lists(
+        folder: &Path,
+        list: impl Fn(&str) -> Result<Option<String>, Error>,
+    ) -> Result<Self, Error> {
         let mut index = Self {
-            folder: folder.clone(),
+            folder: folder.to_owned(),
             ..Self::default()
         };
         if let Some(text) = list("modules.dep")? {
@@ -197,7 +222,10 @@ impl Index {
     /// Modules that should be loaded before `name`, among those that there are.
     fn wished(&self, name: &str) -> Vec<String> {
         let mut wished = Vec::new();
-        for wish in self.wishes.get(name).into_iter().flatten() {
+        let mut seen = BTreeSet::new();
+        let wishes = self.wishes.get(name).into_iter().flatten();
+        // A list may say the same over and over.
+        for wish in wishes.filter(|wish| seen.insert(*wish)) {
             let providers = self.providers.get(wish).into_iter().flatten();
             wished.extend([wish].into_iter().chain(providers).cloned());
         }

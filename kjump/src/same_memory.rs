@@ -126,17 +126,9 @@ mod tests {
         PhysRange::new(start, end).unwrap()
     }
 
-    fn map(entries: &[(u64, u64, MemoryKind)]) -> RangeMap<MemoryKind> {
-        let mut map = RangeMap::new();
-        for &(start, end, kind) in entries {
-            map.insert(range(start, end), kind).unwrap();
-        }
-        map
-    }
-
     /// RAM from 1 MiB up to `end`.
     fn ram(end: u64) -> RangeMap<MemoryKind> {
-        map(&[(0x10_0000, end, MemoryKind::Ram)])
+        RangeMap::from_unsorted(vec![(range(0x10_0000, end), MemoryKind::Ram)]).unwrap()
     }
 
     fn iomem(text: &str) -> IoMem {
@@ -161,10 +153,9 @@ mod tests {
 
     #[test]
     fn parts_of_pages_and_other_kinds_do_not_matter() {
-        let one = map(&[
-            (0x10_0000, 0x2000_0000, MemoryKind::Ram),
-            (0x2000_0000, 0x2000_1000, MemoryKind::Reserved),
-        ]);
+        let mut one = ram(0x2000_0000);
+        one.insert(range(0x2000_0000, 0x2000_1000), MemoryKind::Reserved)
+            .unwrap();
         let other = iomem("00100000-200003ff : System RAM\n");
         assert!(check_ram(&one, &other).is_ok());
     }

@@ -151,7 +151,8 @@ impl Sleeper {
             .write(true)
             .open(path)
             .map_err(Error::open(path))?;
-        image::record_failure(&self.identity, reason, &file).map_err(Error::image(path))
+        image::record_failure(&self.identity, reason, &file)
+            .map_err(|error| Error::write_image(path)(error.into()))
     }
 
     /// Jumps back: the machine goes on where it jumped away.

@@ -9,7 +9,7 @@ use vmcore::ReadFile;
 use vmcore::image::{self, Header, Identity, ImageError, ImageId, Stage};
 
 use crate::error::chain;
-use crate::{BlockDevice, Error, presence};
+use crate::{BlockDevice, DeviceReader, Error, presence};
 
 /// A block device that is to take an image, claimed by the machine that is to be saved.
 #[derive(Debug)]
@@ -92,12 +92,15 @@ impl ImageTarget {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if it cannot be written.
+    /// [`Error::WriteImage`] if it cannot be written.
     pub fn prepare(self, identity: &Identity) -> Result<(), Error> {
-        image::prepare(identity, &self.file).map_err(Error::image(&self.path))
+        image::prepare(identity, &self.file)
+            .map_err(|error| Error::write_image(&self.path)(error.into()))
     }
 
-    /// What became of the hibernation of `identity`, whose image was to go to `path`.
+    /// What became of the hibernation of `identity`, whose image was to go to `path`, for the machine itself as it
+    /// goes on. An image that could still be resumed is given up: it would bring the machine back to where it
+    /// was before now, over file systems that it has written to since.
     ///
     /// # Errors
     ///
@@ -112,19 +115,20 @@ impl ImageTarget {
         if presence::is_gone(path) {
             return Err(no_outcome("it is gone".to_owned()));
         }
-        let open = || open(path, false).map_err(|error| no_outcome(chain(&error)));
+        // Past the page cache: what this kernel knew of the device before the jump is what it is not asked for.
+        let device = DeviceReader::open(path)
+            .map_err(|source| no_outcome(chain(&Error::open(path)(source))))?;
         let unread = |error| match error {
             ImageError::Read { .. } | ImageError::Truncated { .. } => no_outcome(chain(&error)),
             error => Error::image(path)(error),
         };
-        let header = Header::read(&open()?).map_err(unread)?;
+        let (header, fate) = image::glance(&device).map_err(unread)?;
         if header.identity.id != identity.id {
             return Err(Error::WrongTarget {
                 path: path.to_owned(),
                 found: format!("it holds the image {}", header.identity.id),
             });
         }
-        let (_, fate) = image::glance(&open()?).map_err(unread)?;
         Ok(match fate {
             Err(ImageError::Resumed) => Outcome::Resumed,
             Err(ImageError::Failed { reason }) => Outcome::NotSaved(reason),
@@ -133,11 +137,25 @@ impl ImageTarget {
                 path.display()
             )),
             Err(other) => Outcome::NotSaved(other.to_string()),
-            Ok(()) => Outcome::NotSaved(
-                "the saving kernel came back after it had written a whole image".to_owned(),
-            ),
+            Ok(()) => Outcome::NotSaved(format!(
+                "the saving kernel came back after it had written a whole image, {}",
+                match give_up(&device, path) {
+                    Ok(()) => "which is given up".to_owned(),
+                    Err(error) => format!(
+                        "and that cannot be given up ({}): it must never be resumed",
+                        chain(&error)
+                    ),
+                }
+            )),
         })
     }
+}
+
+/// Gives up the image on `device`, which is at `path`.
+fn give_up(device: &DeviceReader, path: &Path) -> Result<(), Error> {
+    let file = OpenOptions::new().write(true).open(path);
+    let file = file.map_err(Error::open(path))?;
+    image::discard(device, &file).map_err(Error::image(path))
 }
 
 /// Opens the device or file at `path`.
@@ -276,7 +294,12 @@ mod tests {
         assert_eq!(reason(&failed), "disk full");
         let prepared = device(|file| image::prepare(&identity(1), file).unwrap());
         assert!(reason(&prepared).contains("had not written"));
-        assert!(reason(&device(save)).contains("came back after"));
+        let saved = device(save);
+        assert!(reason(&saved).contains("came back after"));
+        // The machine goes on, so nobody must resume that any more.
+        let image = Image::open(std::fs::read(saved.path()).unwrap());
+        assert!(matches!(image, Err(ImageError::Discarded)));
+        assert!(reason(&saved).contains("discarded"));
         for silent in [Path::new("/nonexistent"), device(|_| {}).path()] {
             let error = ImageTarget::outcome(silent, &identity(1)).unwrap_err();
             assert!(matches!(error, Error::NoOutcome { .. }), "{error}");

@@ -15,6 +15,8 @@ use crate::filesystem::{self, FileSystem};
 use crate::{Error, Moment, device_mapper};
 
 mod contents;
+#[cfg(test)]
+mod fake_devices;
 mod in_use;
 mod names;
 mod stack;

@@ -360,7 +360,9 @@ impl<M: Memory + Sync> Saved<M> {
     ) -> Result<Written, WriteError> {
         // Of a machine that panicked, all that is there is saved: what it had is not asked for.
         let is_dump = matches!(leave_out, LeaveOut::Dump(_));
-        if self.jump.is_none() && !is_dump {
+        // In an image an address of 0 says that there is no way back.
+        let has_way_back = self.jump.is_some_and(|jump| jump.back.get() != 0);
+        if !has_way_back && !is_dump {
             return Err(WriteError::NoJump);
         }
         let raw = self

@@ -208,7 +208,7 @@ fn identity() -> Identity {
 fn image() -> Vec<u8> {
     let memory = Core::open(CoreHeaders::new().encode()).unwrap();
     let jump = Jump {
-        back: PhysAddr::new(0),
+        back: PhysAddr::new(0x1000),
         layout: Layout::Raw,
     };
     let options = Options {

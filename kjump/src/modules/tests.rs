@@ -83,6 +83,23 @@ fn what_a_module_wishes_for_comes_before_it_if_it_is_there() {
 }
 
 #[test]
+fn lists_that_say_the_same_over_and_over_do_no_harm() {
+    let wishes = "softdep xfs pre: ".to_owned() + &"crc32c ".repeat(3000);
+    let providers = "alias crc32c crc32c_generic\n".repeat(3000);
+    let root = root(&[
+        ("modules.dep", DEP),
+        ("modules.softdep", &wishes),
+        ("modules.alias", &providers),
+    ]);
+    let index = Index::read_at(root.path(), RELEASE).unwrap();
+    assert!(index.wished("xfs").len() <= 3000);
+    assert_eq!(
+        select(root.path(), &["xfs"]).unwrap(),
+        ["crc32c_generic", "libcrc32c", "xfs"]
+    );
+}
+
+#[test]
 fn what_is_built_in_needs_no_file() {
     let root = root(&[
         ("modules.dep", DEP),

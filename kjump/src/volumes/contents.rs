@@ -167,3 +167,6 @@ fn find_now(wanted: &Component) -> io::Result<PathBuf> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! What a machine uses: the devices that are mounted for writing, and swap.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -29,7 +30,7 @@ pub(super) fn volumes(root: &Path, tables: &Tables) -> Result<Vec<Volume>, Error
             elsewhere.push((hidden(mount.source, "zfs"), vec![used]));
             continue;
         }
-        for name in mount.devices(root) {
+        for name in mount.devices(root)? {
             add(name, used.clone());
         }
     }
@@ -102,14 +103,18 @@ impl Mount {
     }
 
     /// The names of the block devices that it is on.
-    fn devices(&self, root: &Path) -> Vec<String> {
+    fn devices(&self, root: &Path) -> Result<Vec<String>, Error> {
         if !self.numbers.starts_with("0:") {
-            let link = root.join("sys/dev/block").join(&self.numbers);
-            return fs::read_link(link)
-                .ok()
-                .and_then(|target| Some(target.file_name()?.to_string_lossy().into_owned()))
-                .into_iter()
-                .collect();
+            let links = root.join("sys/dev/block");
+            return match fs::read_link(links.join(&self.numbers)) {
+                Ok(target) => {
+                    let name = target.file_name().map(|name| name.to_string_lossy());
+                    Ok(name.into_iter().map(Cow::into_owned).collect())
+                }
+                // One that was taken away is no matter, but none at all must not be the answer.
+                Err(source) if !links.exists() => Err(Error::read(&links)(source)),
+                Err(_) => Ok(Vec::new()),
+            };
         }
         // File systems over several devices have no number of a device, but the source tells one, or all
         // of them.
@@ -126,7 +131,7 @@ impl Mount {
                 break;
             }
         }
-        names
+        Ok(names)
     }
 }
 
@@ -186,3 +191,6 @@ pub(super) fn unescape(text: &str) -> String {
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -467,3 +467,6 @@ fn in_one_piece(segments: &[Segment]) -> Result<Stripe, Opaque> {
         _ => on("pieces"),
     }
 }
+
+#[cfg(test)]
+mod tests;

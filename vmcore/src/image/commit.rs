@@ -9,10 +9,13 @@ use std::os::unix::fs::FileExt;
 
 use super::checksum::checksum;
 use super::wire::{Reader, Writer};
-use super::{COMMIT_OFFSET, COMMIT_SIZE, ImageError, ImageId};
+use super::{COMMIT_OFFSET, COMMIT_SIZE, ImageError, ImageId, Saved};
 use crate::ReadAt;
 
 const MAGIC: &[u8; 8] = b"KJUMPEND";
+
+/// Bytes of the record, with its checksum. What else is in its block says nothing.
+const RECORD: usize = 48;
 
 /// What became of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,17 +75,46 @@ impl Commit {
         target.sync_data()
     }
 
-    /// Reads the record for the image `id`. A record that is not this image's, or none, is `None`: then the
-    /// image was not committed.
-    pub(super) fn read(source: &impl ReadAt, id: ImageId) -> Result<Option<Self>, ImageError> {
+    /// Reads what became of the image `id` that was `saved`.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`](Self::decode), or [`ImageError::Read`].
+    pub(super) fn read(
+        source: &impl ReadAt,
+        id: ImageId,
+        saved: Saved,
+    ) -> Result<Option<Self>, ImageError> {
         let mut block = vec![0; COMMIT_SIZE as usize];
         source
             .read_exact_at(&mut block, COMMIT_OFFSET)
             .map_err(ImageError::reading("the commit record of the image"))?;
-        Ok(Self::decode(&block, id))
+        Self::decode(&block, id, saved)
     }
 
-    pub(super) fn decode(block: &[u8], id: ImageId) -> Option<Self> {
+    /// What `block` says became of the image `id` that was `saved`; `None` if nothing did yet, which can be so
+    /// only of one that was written in order.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Uncommitted`] if there is no record for this image, and it takes one;
+    /// [`ImageError::Checksum`] if there is something, and it cannot be known that the image was not resumed.
+    pub(super) fn decode(
+        block: &[u8],
+        id: ImageId,
+        saved: Saved,
+    ) -> Result<Option<Self>, ImageError> {
+        match Self::parse(block, id) {
+            Some(commit) => Ok(Some(commit)),
+            None if !saved.in_order => Err(ImageError::Uncommitted),
+            None if block.iter().take(RECORD).all(|&byte| byte == 0) => Ok(None),
+            None => Err(ImageError::Checksum {
+                what: "the commit record of the image",
+            }),
+        }
+    }
+
+    fn parse(block: &[u8], id: ImageId) -> Option<Self> {
         let mut reader = Reader::new(block);
         let magic: [u8; 8] = reader.array()?;
         let record_id = ImageId(reader.array()?);

@@ -13,7 +13,8 @@ use super::protection::{Effort, Protection};
 use super::record::{BLOCK, Kind, MAX_PAYLOAD, Record};
 use super::wire::Reader;
 use super::{
-    Chunk, CodecKind, Header, Identity, ImageError, Key, RECORDS_OFFSET, Saved, Stage, Totals,
+    Chunk, CodecKind, Header, Identity, ImageError, ImageId, Key, RECORDS_OFFSET, Saved, Stage,
+    Totals,
 };
 use crate::{BlockBuffer, PAGE_SIZE, Phases, ReadAt};
 
@@ -81,14 +82,13 @@ impl<S: ReadAt> Image<S> {
             identity, stage, ..
         } = header;
         let saved = stage.saved()?;
-        let commit = match Commit::read(&source, identity.id)? {
+        let commit = match Commit::read(&source, identity.id, saved)? {
             Some(commit) => commit,
-            None if saved.in_order => Commit {
+            None => Commit {
                 state: State::Committed,
                 attempts: 0,
-                end: find_end(&source, &identity, &protection)?,
+                end: find_end(&source, identity.id, Some(&protection))?,
             },
-            None => return Err(ImageError::Uncommitted),
         };
         let id = identity.id;
         let expected = commit.end.saturating_add(BLOCK);
@@ -216,24 +216,25 @@ impl<S: ReadAt> Image<S> {
         self.mark(target, State::Resumed, self.commit.attempts)
     }
 
-    /// Writes to `target`, which must hold this image, that somebody sets out to resume it once more. When
-    /// this returns, that is on stable storage.
+    /// Writes to `target`, which must hold this image, that somebody sets out to resume it once more. One that
+    /// was resumed stays so. When this returns, that is on stable storage.
     ///
     /// # Errors
     ///
     /// As [`mark_resumed`](Self::mark_resumed).
     pub fn mark_attempt(&self, target: &File) -> io::Result<()> {
         let attempts = self.commit.attempts.saturating_add(1);
-        self.mark(target, State::Committed, attempts)
+        self.mark(target, self.commit.state, attempts)
     }
 
-    /// Takes back that the machine went on, since it did not.
+    /// Takes back that the machine went on, since it did not: the image is again what it was when it was
+    /// opened. So one that was resumed before stays so.
     ///
     /// # Errors
     ///
     /// As [`mark_resumed`](Self::mark_resumed).
     pub fn unmark_resumed(&self, target: &File) -> io::Result<()> {
-        self.mark(target, State::Committed, self.commit.attempts)
+        self.mark(target, self.commit.state, self.commit.attempts)
     }
 
     /// Writes to `target`, which must hold this image, that it is given up. When this returns, that is on
@@ -269,10 +270,11 @@ pub fn glance(source: &impl ReadAt) -> Result<(Header, Result<(), ImageError>), 
         Stage::Failed(reason) => Err(ImageError::Failed {
             reason: reason.clone(),
         }),
-        Stage::Saved(saved) => match Commit::read(source, header.identity.id)? {
-            Some(commit) => saved.resumable().and(commit.state.resumable()),
-            None if saved.in_order => saved.resumable(),
-            None => Err(ImageError::Uncommitted),
+        Stage::Saved(saved) => match Commit::read(source, header.identity.id, *saved) {
+            Ok(Some(commit)) => saved.resumable().and(commit.state.resumable()),
+            Ok(None) => saved.resumable(),
+            Err(error @ ImageError::Read { .. }) => return Err(error),
+            Err(error) => Err(error),
         },
     };
     Ok((header, state))
@@ -285,11 +287,18 @@ pub fn glance(source: &impl ReadAt) -> Result<(Header, Result<(), ImageError>), 
 ///
 /// [`ImageError`] if there is none, or the record could not be brought to stable storage.
 pub fn discard(source: &impl ReadAt, target: &File) -> Result<(), ImageError> {
-    let id = Header::read(source)?.identity.id;
-    let commit = Commit::read(source, id)?.ok_or(ImageError::Uncommitted)?;
+    let header = Header::read(source)?;
+    let id = header.identity.id;
+    let (attempts, end) = match Commit::read(source, id, header.stage.saved()?) {
+        Ok(Some(commit)) => (commit.attempts, commit.end),
+        // One that was written in order gets its record now.
+        Ok(None) | Err(ImageError::Checksum { .. }) => (0, find_end(source, id, None)?),
+        Err(error) => return Err(error),
+    };
     let commit = Commit {
         state: State::Discarded,
-        ..commit
+        attempts,
+        end,
     };
     commit
         .write(id, target)
@@ -301,18 +310,23 @@ pub(super) fn direct_map(notes: &Record) -> Option<u64> {
     Reader::new(&notes.body).u64().filter(|&base| base != 0)
 }
 
-/// Finds the end of an image that nobody could go back in to say where it is.
+/// Finds the end of the image `id` that nobody could go back in to say where it is. Without `protection`, by what
+/// its records say in clear, which may be a lie.
 fn find_end(
     source: &impl ReadAt,
-    identity: &Identity,
-    protection: &Protection,
+    id: ImageId,
+    protection: Option<&Protection>,
 ) -> Result<u64, ImageError> {
     let mut at = RECORDS_OFFSET;
     loop {
         if at.checked_add(BLOCK).is_none_or(|end| end > source.size()) {
             return Err(ImageError::Uncommitted);
         }
-        let record = match Record::read(source, identity.id, at, None, protection) {
+        let record = match protection {
+            Some(protection) => Record::read(source, id, at, None, protection),
+            None => Record::read_clear(source, id, at),
+        };
+        let record = match record {
             Err(
                 ImageError::Damaged { .. }
                 | ImageError::Tampered { .. }

@@ -165,11 +165,33 @@ impl Record {
         protection: &Protection,
     ) -> Result<Self, ImageError> {
         let what = kind.map_or("a record", Kind::name);
+        let mut block = Self::read_block(source, offset, what)?;
+        Self::decode(&mut block, id, offset, kind, protection)
+    }
+
+    /// Reads what the record at `offset` of the image `id` says in clear, for those who have no key. Nothing of
+    /// it is checked, and its body may be encrypted.
+    pub(super) fn read_clear(
+        source: &impl ReadAt,
+        id: ImageId,
+        offset: u64,
+    ) -> Result<Self, ImageError> {
+        let what = "a record";
+        let block = Self::read_block(source, offset, what)?;
+        Self::parse(&block[..BLOCK as usize - CHECK], id, offset)
+            .ok_or(ImageError::Foreign { what, offset })
+    }
+
+    fn read_block(
+        source: &impl ReadAt,
+        offset: u64,
+        what: &'static str,
+    ) -> Result<[u8; BLOCK as usize], ImageError> {
         let mut block = [0; BLOCK as usize];
         source
             .read_exact_at(&mut block, offset)
             .map_err(ImageError::reading(what))?;
-        Self::decode(&mut block, id, offset, kind, protection)
+        Ok(block)
     }
 
     /// Checks `padded`, the payload and what fills its last block, of this record at `offset`, and decrypts

@@ -92,10 +92,8 @@ impl<R: Read> ImageStream<R> {
         source
             .read_exact(&mut block)
             .map_err(reading("the commit record of the image"))?;
-        match Commit::decode(&block, identity.id) {
-            Some(commit) => commit.state.resumable()?,
-            None if saved.in_order => {}
-            None => return Err(ImageError::Uncommitted),
+        if let Some(commit) = Commit::decode(&block, identity.id, saved)? {
+            commit.state.resumable()?;
         }
         let mut stream = Self {
             source,

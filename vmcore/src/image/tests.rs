@@ -363,13 +363,10 @@ proptest! {
         bytes[at] ^= by;
         let said = (COMMIT_OFFSET + 48) as usize..RECORDS_OFFSET as usize;
         let read = Image::open(bytes.as_slice()).and_then(|image| read_all(&image));
-        // Behind what the commit record says nothing is said, and a pipe has no record.
-        let no_record = COMMIT_OFFSET as usize..RECORDS_OFFSET as usize;
-        let of_no_meaning = said.contains(&at) || (piped && no_record.contains(&at));
-        let found = read.is_err();
-        prop_assert_eq!(found, !of_no_meaning, "byte {} of {}", at, bytes.len());
-        // Those who read in order do not need what the commit record says, and read all records.
-        prop_assert_eq!(read_stream(&bytes).is_err(), !no_record.contains(&at) || (!piped && at < said.start));
+        // Behind what the commit record says, or would say, nothing is said.
+        let of_no_meaning = said.contains(&at);
+        prop_assert_eq!(read.is_err(), !of_no_meaning, "byte {} of {}", at, bytes.len());
+        prop_assert_eq!(read_stream(&bytes).is_err(), !of_no_meaning);
     }
 
     #[test]
@@ -505,6 +502,72 @@ fn what_becomes_of_an_image_is_known() {
     );
 }
 
+/// Those who resume it once more by force leave it as it was if they fail.
+#[test]
+fn an_image_that_was_resumed_stays_so() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&image_of(&some_pages())).unwrap();
+    let examine = || Image::examine(ReadFile::new(file.try_clone().unwrap()).unwrap()).unwrap();
+    examine().0.mark_resumed(&file).unwrap();
+    type Mark = fn(&Image<ReadFile>, &std::fs::File) -> io::Result<()>;
+    let marks: [Mark; 3] = [
+        Image::mark_attempt,
+        Image::mark_resumed,
+        Image::unmark_resumed,
+    ];
+    for mark in marks {
+        let (image, _) = examine();
+        mark(&image, &file).unwrap();
+        let (image, resumable) = examine();
+        assert!(matches!(resumable, Err(ImageError::Resumed)));
+        assert_eq!(image.attempts(), 1);
+    }
+}
+
+/// One that was written in order has no commit record before something becomes of it.
+#[test]
+fn what_becomes_of_an_image_that_was_written_in_order_is_known() {
+    let whole = stream_of(&some_pages());
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&whole).unwrap();
+    let source = || ReadFile::new(file.try_clone().unwrap()).unwrap();
+    let image = Image::open(source()).unwrap();
+    image.mark_attempt(&file).unwrap();
+    assert_eq!(Image::open(source()).unwrap().attempts(), 1);
+    image.mark_resumed(&file).unwrap();
+    assert!(matches!(Image::open(source()), Err(ImageError::Resumed)));
+    assert!(matches!(
+        glance(&source()),
+        Ok((_, Err(ImageError::Resumed)))
+    ));
+
+    // Where that cannot be read any more, nobody knows that it was not resumed.
+    let mut damaged = whole.clone();
+    damaged[COMMIT_OFFSET as usize + 47] = 1;
+    let is_damaged = |error| matches!(error, Some(ImageError::Checksum { .. }));
+    assert!(is_damaged(Image::open(damaged.as_slice()).err()));
+    assert!(is_damaged(ImageStream::open(damaged.as_slice()).err()));
+    assert!(is_damaged(glance(&damaged).unwrap().1.err()));
+
+    for bytes in [&whole, &damaged] {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        let source = || ReadFile::new(file.try_clone().unwrap()).unwrap();
+        discard(&source(), &file).unwrap();
+        let (image, resumable) = Image::examine(source()).unwrap();
+        assert!(matches!(resumable, Err(ImageError::Discarded)));
+        read_all(&image).unwrap();
+    }
+    // What is not whole is no image that could be given up.
+    let mut cut = tempfile::tempfile().unwrap();
+    cut.write_all(&whole[..whole.len() - 8192]).unwrap();
+    let source = ReadFile::new(cut.try_clone().unwrap()).unwrap();
+    assert!(matches!(
+        discard(&source, &cut),
+        Err(ImageError::Uncommitted)
+    ));
+}
+
 /// The records and the commit record of another image, as left by one that was there before.
 #[test]
 fn what_is_left_of_another_image_proves_nothing() {
@@ -531,7 +594,11 @@ fn what_is_left_of_another_image_proves_nothing() {
         Err(ImageError::Uncommitted)
     ));
     let mut committed = other;
-    let commit = commit::Commit::read(&image, identity(1).id).unwrap();
+    let saved = Saved {
+        jump_back: None,
+        in_order: false,
+    };
+    let commit = commit::Commit::read(&image, identity(1).id, saved).unwrap();
     let record = commit.unwrap().encode(ImageId([9; 16]));
     committed[COMMIT_OFFSET as usize..][..record.len()].copy_from_slice(&record);
     assert!(matches!(
@@ -571,6 +638,25 @@ fn many_parts_of_an_index_are_one() {
         40_000 * PAGE_SIZE
     );
     assert_eq!(read_all(&image).unwrap().len(), 80_000);
+}
+
+#[test]
+fn a_machine_that_is_entered_nowhere_is_no_image() {
+    let nowhere = Jump {
+        back: PhysAddr::new(0),
+        layout: Layout::Raw,
+    };
+    let core = Core::open(CoreHeaders::new().encode()).unwrap();
+    let sink = Mutex::new(Vec::new());
+    let written = Machine::of_core(core, Some(identity(1)), Some(nowhere)).write_image(
+        &sink,
+        options(Codec::Lz4, 1),
+        LeaveOut::Free,
+        &mut phases,
+        &mut |_| {},
+    );
+    assert!(matches!(written, Err(crate::WriteError::NoJump)));
+    assert_eq!(sink.into_inner().unwrap(), []);
 }
 
 #[test]

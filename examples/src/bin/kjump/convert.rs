@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kjump::memory::elf::CoreWriteError;
-use kjump::memory::image::{Header, Layout, Seal, Sink, Stream};
+use kjump::memory::image::{self, Header, ImageError, Layout, Seal, Sink, Stream};
 use kjump::memory::{DumpLevel, LeaveOut, ReadFile, SavedFile};
 use kjump::{DeviceSink, Progress};
 
@@ -38,8 +38,15 @@ pub(crate) fn run(convert: &Convert) -> Result<()> {
         seal.as_ref(),
     );
     let is_stream = output == Path::new("-");
+    let stale = stale(&file);
     match how.format {
         SaveFormat::Kjump if is_stream => {
+            if let Some(reason) = stale {
+                bail!(
+                    "{reason}; nor must it be where it is written to now, and only in a file can that be said: give \
+                     the name of one, or make it a core (--format elf)"
+                );
+            }
             write_image(&file, &Stream::new(io::stdout()), how, &mut |_| {})
         }
         SaveFormat::Kjump => {
@@ -54,10 +61,27 @@ pub(crate) fn run(convert: &Convert) -> Result<()> {
             }
             written.with_context(|| format!("cannot write {}", output.display()))?;
             meter.finish("wrote");
+            if let Some(reason) = stale {
+                give_up(output).with_context(|| format!("cannot mark {}", output.display()))?;
+                say!("it can be looked at and not resumed: {reason}");
+            }
             Ok(())
         }
         SaveFormat::Elf => write_core(&file, convert, how.leave_out, is_stream),
     }
+}
+
+/// Why the machine in `file` must not be resumed, though it jumped: what was marked as resumed, or given up,
+/// stays so in any copy.
+fn stale(file: &SavedFile) -> Option<&ImageError> {
+    file.machine.jump()?;
+    file.resumable.as_ref()?.as_ref().err()
+}
+
+/// Gives up the image in the file at `path`.
+fn give_up(path: &Path) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    Ok(image::discard(&ReadFile::new(file.try_clone()?)?, &file)?)
 }
 
 /// Writes the machine in `file` as an image.

@@ -23,9 +23,9 @@ pub(crate) fn drain() {
     let _ = nix::sys::termios::tcdrain(std::io::stdout());
 }
 
-/// Prints an error and its causes, each once, to standard error.
+/// Prints an error and its causes, each once, to standard error. Some of them quote what an image says.
 pub(crate) fn error(error: &anyhow::Error) {
-    eprintln!("kjump: {error:#}");
+    eprintln!("kjump: {}", plain(&format!("{error:#}")));
 }
 
 /// `text` with `?` for characters that a terminal would obey. Text from a file is hostile.

@@ -104,10 +104,7 @@ pub(crate) fn save(
     );
     let mut meter = report::meter("saving");
     let progress = &mut |at| meter.update(at);
-    let is_device = image
-        .metadata()
-        .is_ok_and(|metadata| metadata.file_type().is_block_device());
-    match (how.format, is_device) {
+    match (how.format, is_device(image)?) {
         (SaveFormat::Kjump, true) => {
             let written = sleeper.save(image, how.options, how.leave_out, phases, progress)?;
             tell(&written);
@@ -142,6 +139,18 @@ pub(crate) fn save(
         say!("image committed");
     }
     Ok(())
+}
+
+/// Whether `image` is a device; if not, it is to be a new file. A device that is gone by now must not become a file: that
+/// would be in this kernel's memory, and gone with it.
+fn is_device(image: &Path) -> Result<bool> {
+    match image.metadata() {
+        Ok(metadata) => Ok(metadata.file_type().is_block_device()),
+        Err(error) if image.starts_with("/dev") => {
+            Err(error).with_context(|| format!("there is no device {}", image.display()))
+        }
+        Err(_) => Ok(false),
+    }
 }
 
 /// A new file.
@@ -202,4 +211,16 @@ pub(crate) fn back() -> Result<Infallible> {
     report::drain();
     patience::end();
     Ok(sleeper.jump_back()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_gone_is_no_new_file() {
+        assert!(is_device(Path::new("/dev/none-of-them")).is_err());
+        assert!(!is_device(Path::new("/nonexistent")).unwrap());
+        assert!(!is_device(Path::new("/dev/null")).unwrap());
+    }
 }
