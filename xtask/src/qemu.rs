@@ -42,7 +42,18 @@ impl Vm {
         limit: Duration,
         verbose: bool,
     ) -> Result<Self> {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let qemu = Command::new("qemu-system-x86_64");
+        Self::start_in(qemu, machine, log, limit, verbose)
+    }
+
+    /// As [`start`](Self::start), in another `qemu` than the one that is installed.
+    pub(crate) fn start_in(
+        mut qemu: Command,
+        machine: &Machine,
+        log: &Path,
+        limit: Duration,
+        verbose: bool,
+    ) -> Result<Self> {
         qemu.args(machine.arguments());
         Self::spawn(qemu, log, limit, verbose)
     }

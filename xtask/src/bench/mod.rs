@@ -219,6 +219,7 @@ impl<'a> Bench<'a> {
             lab: self.lab,
             binaries: self.binaries,
             place,
+            emulator: None,
             verbose: self.arguments.verbose,
         }
     }

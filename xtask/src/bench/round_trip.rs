@@ -12,7 +12,7 @@ use super::place::Place;
 use super::swsusp::{self, Compressor};
 use crate::build::{self, Binaries};
 use crate::console::{self, Line};
-use crate::lab::{Kernel, Lab};
+use crate::lab::{Kernel, Lab, Tools};
 use crate::machine::{Fault, Machine, Platform};
 use crate::qemu::Vm;
 use crate::settings::Settings;
@@ -97,6 +97,8 @@ pub(crate) struct Bed<'a> {
     pub(crate) lab: &'a Lab,
     pub(crate) binaries: &'a Binaries,
     pub(crate) place: &'a Place,
+    /// What has another QEMU than the one that is installed, if that is to be taken.
+    pub(crate) emulator: Option<&'a Tools>,
     pub(crate) verbose: bool,
 }
 
@@ -251,7 +253,12 @@ impl Hibernated<'_> {
     fn boot(&self, role: &str, number: u32) -> Result<(Vec<Line>, Duration)> {
         let name = format!("bench-{}-{}-{number}.log", self.way, self.guest.memory);
         let log = runs_folder().join(name);
-        let Bed { lab, verbose, .. } = self.bed;
+        let Bed {
+            lab,
+            emulator,
+            verbose,
+            ..
+        } = self.bed;
         let machine = Machine {
             memory: self.guest.memory,
             cpus: self.guest.cpus,
@@ -272,7 +279,11 @@ impl Hibernated<'_> {
                 None => command_line(&self.guest, &self.way, role, number),
             },
         };
-        let mut vm = Vm::start(&machine, &log, self.guest.limit(), *verbose)?;
+        let limit = self.guest.limit();
+        let mut vm = match emulator {
+            Some(tools) => Vm::start_in(tools.qemu(), &machine, &log, limit, *verbose)?,
+            None => Vm::start(&machine, &log, limit, *verbose)?,
+        };
         let mut said = Vec::new();
         while let Some(line) = vm.next_line()? {
             if let Some(why) = console::failure(&line.text) {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::hibernate::{Contents, Trip, in_turns, terms};
 use super::ratio::{Comparison, Pairs, Spread, round};
 use super::restore;
-use super::round_trip::{Way, Work};
+use super::round_trip::{Bed, Way, Work};
 use super::{Bench, say};
 
 /// Runs of each way, in the order in which they were made.
@@ -91,7 +91,10 @@ pub(crate) fn compare_engines() -> Result<Vec<Comparison>> {
 /// Compares both halves, with memory of these contents.
 pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparison; 2]> {
     let (guest, place) = bench.setting(contents)?;
-    let bed = bench.bed(&place);
+    let bed = Bed {
+        emulator: Some(bench.lab.emulator()?),
+        ..bench.bed(&place)
+    };
     let sealed = Way::KjumpSealed(bench.arguments.codec.clone());
     let mut runs = Runs::default();
     for number in 0..bench.arguments.pairs {

@@ -45,6 +45,7 @@ pub(crate) struct Lab {
     ovmf: (PathBuf, PathBuf),
     tools: OnceLock<Tools>,
     reference: OnceLock<Tools>,
+    emulator: OnceLock<Tools>,
 }
 
 impl Lab {
@@ -87,6 +88,7 @@ impl Lab {
             ovmf,
             tools: OnceLock::new(),
             reference: OnceLock::new(),
+            emulator: OnceLock::new(),
         })
     }
 
@@ -141,6 +143,15 @@ impl Lab {
         self.collection(&self.reference, &tools::REFERENCE)
     }
 
+    /// A newer QEMU than the machine's own may be, fetched in the same way.
+    ///
+    /// # Errors
+    ///
+    /// If apt or the network fails.
+    pub(crate) fn emulator(&self) -> Result<&Tools> {
+        self.collection(&self.emulator, &tools::EMULATOR)
+    }
+
     fn collection<'a>(
         &self,
         place: &'a OnceLock<Tools>,
@@ -171,7 +182,7 @@ impl Lab {
     }
 
     /// The directory that keeps what takes long to make. What others put there should have names that
-    /// do not begin with `kernel-`, `source-`, `tools-` or `reference-`.
+    /// do not begin with `kernel-`, `source-`, `tools-`, `reference-` or `emulator-`.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
     }

@@ -6,6 +6,7 @@
 //!   tools that are about as new as a kernel can read its memory, so those of Debian 12 or 13 will not do.
 //! * [`REFERENCE`]: kexec-tools, to compare `kexec` with, and busybox, to run scripts in machines. They
 //!   run in virtual machines only.
+//! * [`EMULATOR`]: a newer QEMU than that of Debian 12, for machines that encrypt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,14 @@ pub(super) const REFERENCE: Collection = Collection {
     suites: &[&["bookworm"]],
 };
 
+/// The QEMU of Debian 13. It does the instructions for AES by those of the host
+/// (`host/include/x86_64/host/crypto/aes-round.h`), where that of Debian 12 has a loop for each.
+pub(super) const EMULATOR: Collection = Collection {
+    name: "emulator",
+    packages: &["qemu-system-x86"],
+    suites: &[&["trixie"]],
+};
+
 /// The dynamic loader, in the tools' directory.
 const LOADER: &str = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
 
@@ -54,6 +63,9 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// Where programs are, in the tools' directory.
 const PROGRAMS: [&str; 2] = ["usr/bin", "usr/sbin"];
+
+/// Where QEMU's firmware is: its own, and its BIOS.
+const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
 /// Variables by which the caller's environment would lead the tools to other libraries, other modules,
 /// or to a server of debugging symbols.
@@ -185,6 +197,15 @@ impl Tools {
     /// A library that came with them, by the name of its file.
     pub(crate) fn library(&self, name: &str) -> PathBuf {
         self.root.join(LIBRARIES).join(name)
+    }
+
+    /// The emulator, with the firmware that came with it: by itself it would look for that beside the loader.
+    pub(crate) fn qemu(&self) -> Command {
+        let mut command = self.command("qemu-system-x86_64");
+        for folder in FIRMWARE {
+            command.arg("-L").arg(self.root.join(folder));
+        }
+        command
     }
 
     /// The directory that the packages were unpacked in.
