@@ -131,6 +131,15 @@ pub enum Error {
     #[error("the kernel came back from a jump that leads away; nothing was changed")]
     CameBack,
 
+    /// This kernel was jumped back to, and keeps what it had loaded for the jump.
+    #[error(
+        "the machine went on, but the kernel that it jumped to stays loaded, and must not be entered again; `kexec -u` unloads it"
+    )]
+    StillLoaded {
+        /// Why.
+        source: kexec_sys::Error,
+    },
+
     /// The target of an image is not a block device.
     #[error(
         "{} is not a block device: the saving kernel cannot write into a file system that this machine has mounted; give it a partition or a disk of its own",
@@ -328,6 +337,16 @@ pub enum Error {
         used: String,
         /// What it is on, and why that cannot be looked at.
         why: String,
+    },
+    /// A device came into use while the saving kernel was prepared, which does not know of it.
+    #[error(
+        "{device} ({used}) came into use just now, and the saving kernel would not look at it; try again, when nothing is being mounted"
+    )]
+    NewVolume {
+        /// The device.
+        device: String,
+        /// What it is used for.
+        used: String,
     },
     /// A device that is to be left alone is not in use.
     #[error(

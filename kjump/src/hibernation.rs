@@ -1,6 +1,7 @@
 //! Kernel A: prepares its saving kernel.
 
 use kexec_image::{Boot, Kernel, LoadPlan, Machine, window};
+use kexec_sys::LoadFlags;
 use vmcore::image::{Identity, ImageId, Seal, Secret, largest_size};
 
 use crate::{Error, jump, volumes};
@@ -68,13 +69,21 @@ impl Prepared<'_> {
         largest_size(self.identity.saved_memory().bytes())
     }
 
-    /// Loads the saving kernel. [`jump`](crate::jump()) then jumps to it.
+    /// Loads the saving kernel. [`jump`](crate::jump()) then jumps to it, which should be soon: the saving kernel
+    /// looks at the devices that the machine uses now.
     ///
     /// # Errors
     ///
-    /// [`Error::Kexec`] if the kernel refused.
+    /// [`Error::Kexec`] if the kernel refused, or [`Error::NewVolume`] if a device came into use since the machine was
+    /// [read](crate::machine::read); then nothing stays loaded.
     pub fn load(&self) -> Result<(), Error> {
-        jump::load(&self.plan)
+        jump::load(&self.plan)?;
+        let unchanged =
+            volumes::in_use().and_then(|now| volumes::check_known(&now, &self.identity.volumes));
+        unchanged.or_else(|error| {
+            kexec_sys::unload(LoadFlags::empty())?;
+            Err(error)
+        })
     }
 }
 

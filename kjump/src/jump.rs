@@ -18,7 +18,8 @@ use crate::protocol::{self, Protocol, RunningKernel};
 ///
 /// # Errors
 ///
-/// [`Error::NothingLoaded`], or [`Error::Kexec`] if the kernel refused to jump.
+/// [`Error::NothingLoaded`], or [`Error::Kexec`] if the kernel refused to jump. After [`Error::StillLoaded`] the
+/// machine did go on.
 pub fn jump() -> Result<(), Error> {
     if !KernelState::new().kexec_loaded()? {
         return Err(Error::NothingLoaded);

@@ -122,14 +122,14 @@ impl Protocol {
     ///
     /// # Errors
     ///
-    /// [`Error::Kexec`] if the kernel refused.
+    /// [`Error::Kexec`] if the kernel refused, or [`Error::StillLoaded`] if it jumped, and the unloading failed.
     pub fn jump_to(self, calls: &mut dyn Calls) -> Result<(), Error> {
         match self {
             Self::Mainline => {
                 let jumped = calls.reboot(RebootCommand::Kexec);
                 let unloaded = calls.unload(LoadFlags::empty());
                 jumped?;
-                Ok(unloaded?)
+                unloaded.map_err(|source| Error::StillLoaded { source })
             }
             Self::Rfc2007 { .. } => Ok(calls.reboot(RebootCommand::RfcJumpTo)?),
         }
@@ -269,6 +269,34 @@ mod tests {
             calls.0,
             ["load 0x4000000 2 LoadFlags(0x0)", "reboot 0x45584543"]
         );
+    }
+
+    /// A kernel that jumps, and then does not unload.
+    struct Stubborn;
+
+    impl Calls for Stubborn {
+        fn load(
+            &mut self,
+            _: u64,
+            _: &[Segment<'_>],
+            _: LoadFlags,
+        ) -> Result<(), kexec_sys::Error> {
+            Ok(())
+        }
+
+        fn unload(&mut self, _: LoadFlags) -> Result<(), kexec_sys::Error> {
+            Err(kexec_sys::Error::EmptySegment { mem: 0 })
+        }
+
+        fn reboot(&mut self, _: RebootCommand) -> Result<(), kexec_sys::Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_stays_loaded_does_not_hide_that_the_machine_went_on() {
+        let jumped = Protocol::Mainline.jump_to(&mut Stubborn);
+        assert!(matches!(jumped, Err(Error::StillLoaded { .. })));
     }
 
     #[test]

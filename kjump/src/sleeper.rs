@@ -141,12 +141,7 @@ impl Sleeper {
     pub fn record_failure(&self, path: &Path, reason: &str) -> Result<(), Error> {
         let header =
             image::Header::read(&target::open(path, false)?).map_err(Error::image(path))?;
-        if header.identity.id != self.identity.id {
-            return Err(Error::WrongTarget {
-                path: path.to_owned(),
-                found: format!("it holds the image {}", header.identity.id),
-            });
-        }
+        target::check_id(&header, path, &self.identity)?;
         let file = OpenOptions::new()
             .write(true)
             .open(path)

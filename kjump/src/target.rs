@@ -98,6 +98,22 @@ impl ImageTarget {
             .map_err(|error| Error::write_image(&self.path)(error.into()))
     }
 
+    /// Gives up the image of `identity` in the device at `path`, if it could still be resumed, as whoever lets the
+    /// machine go on has to do before. Tells whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`], [`Error::WrongTarget`] or [`Error::Image`] if that is not known, or cannot be done.
+    pub fn give_up(path: &Path, identity: &Identity) -> Result<bool, Error> {
+        let device = DeviceReader::open(path).map_err(Error::open(path))?;
+        let (header, fate) = image::glance(&device).map_err(Error::image(path))?;
+        check_id(&header, path, identity)?;
+        if fate.is_err() {
+            return Ok(false);
+        }
+        give_up(&device, path).map(|()| true)
+    }
+
     /// What became of the hibernation of `identity`, whose image was to go to `path`, for the machine itself as it
     /// goes on. An image that could still be resumed is given up: it would bring the machine back to where it
     /// was before now, over file systems that it has written to since.
@@ -123,12 +139,7 @@ impl ImageTarget {
             error => Error::image(path)(error),
         };
         let (header, fate) = image::glance(&device).map_err(unread)?;
-        if header.identity.id != identity.id {
-            return Err(Error::WrongTarget {
-                path: path.to_owned(),
-                found: format!("it holds the image {}", header.identity.id),
-            });
-        }
+        check_id(&header, path, identity)?;
         Ok(match fate {
             Err(ImageError::Resumed) => Outcome::Resumed,
             Err(ImageError::Failed { reason }) => Outcome::NotSaved(reason),
@@ -149,6 +160,17 @@ impl ImageTarget {
             )),
         })
     }
+}
+
+/// Checks that `header`, which was found at `path`, is of the image of `identity`.
+pub(crate) fn check_id(header: &Header, path: &Path, identity: &Identity) -> Result<(), Error> {
+    if header.identity.id != identity.id {
+        return Err(Error::WrongTarget {
+            path: path.to_owned(),
+            found: format!("it holds the image {}", header.identity.id),
+        });
+    }
+    Ok(())
 }
 
 /// Gives up the image on `device`, which is at `path`.
@@ -300,6 +322,14 @@ mod tests {
         let image = Image::open(std::fs::read(saved.path()).unwrap());
         assert!(matches!(image, Err(ImageError::Discarded)));
         assert!(reason(&saved).contains("discarded"));
+        // Whoever lets the machine go on can give it up before.
+        let again = device(save);
+        let give_up = |id| ImageTarget::give_up(again.path(), &identity(id));
+        assert!(matches!(give_up(2), Err(Error::WrongTarget { .. })));
+        assert!(give_up(1).unwrap());
+        let image = Image::open(std::fs::read(again.path()).unwrap());
+        assert!(matches!(image, Err(ImageError::Discarded)));
+        assert!(!give_up(1).unwrap());
         for silent in [Path::new("/nonexistent"), device(|_| {}).path()] {
             let error = ImageTarget::outcome(silent, &identity(1)).unwrap_err();
             assert!(matches!(error, Error::NoOutcome { .. }), "{error}");

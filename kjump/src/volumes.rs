@@ -65,6 +65,27 @@ pub fn exempt(volumes: &mut [Volume], devices: &[PathBuf]) -> Result<(), Error> 
     Ok(())
 }
 
+/// Checks that all volumes that are in use `now` are among those that are `known`.
+pub(crate) fn check_known(now: &[Volume], known: &[Volume]) -> Result<(), Error> {
+    let is_known = |volume: &Volume| {
+        known.iter().any(|known| {
+            let same = Volume {
+                used: known.used.clone(),
+                state: known.state,
+                ..volume.clone()
+            };
+            *known == same
+        })
+    };
+    match now.iter().find(|volume| !is_known(volume)) {
+        Some(new) => Err(Error::NewVolume {
+            device: new.device.clone(),
+            used: new.used.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Checks that other kernels will be able to look at all of `volumes`.
 pub(crate) fn check_visible(volumes: &[Volume]) -> Result<(), Error> {
     volumes

@@ -37,6 +37,26 @@ fn what_lies_below_others_is_not_in_use_itself() {
 }
 
 #[test]
+fn what_comes_into_use_later_is_not_known() {
+    let device = Path::new("/dev/sda1");
+    let exempt = Volume {
+        state: VolumeState::Exempt,
+        used: "mounted at /srv".to_owned(),
+        ..volume(device)
+    };
+    check_known(&[volume(device)], &[exempt]).unwrap();
+    check_known(&[], &[volume(device)]).unwrap();
+    let grown = Volume {
+        size: volume(device).size + 4096,
+        ..volume(device)
+    };
+    for new in [volume(Path::new("/dev/sdb1")), grown] {
+        let error = check_known(&[volume(device), new], &[volume(device)]).unwrap_err();
+        assert!(matches!(error, Error::NewVolume { .. }), "{error}");
+    }
+}
+
+#[test]
 fn use_is_noticed() {
     let device = tempfile::NamedTempFile::new().unwrap();
     let check =

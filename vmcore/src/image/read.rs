@@ -223,6 +223,12 @@ impl<S: ReadAt> Image<S> {
     ///
     /// As [`mark_resumed`](Self::mark_resumed).
     pub fn mark_attempt(&self, target: &File) -> io::Result<()> {
+        // Somebody may have marked it since it was opened, and that must not be undone.
+        let now =
+            Commit::read(&self.source, self.identity.id, self.saved).map_err(io::Error::other)?;
+        if now.is_some_and(|now| now != self.commit) {
+            return Err(io::Error::other("somebody else has marked it meanwhile"));
+        }
         let attempts = self.commit.attempts.saturating_add(1);
         self.mark(target, self.commit.state, attempts)
     }

@@ -492,7 +492,9 @@ fn what_becomes_of_an_image_is_known() {
     assert!(matches!(Image::open(source()), Err(ImageError::Resumed)));
     image.unmark_resumed(&file).unwrap();
     assert_eq!(Image::open(source()).unwrap().attempts(), 3);
-    image.discard(&file).unwrap();
+    Image::open(source()).unwrap().discard(&file).unwrap();
+    // What somebody else did meanwhile stays.
+    assert!(image.mark_attempt(&file).is_err());
     assert!(matches!(Image::open(source()), Err(ImageError::Discarded)));
     prepare(&identity(1), &file).unwrap();
     assert!(matches!(Image::open(source()), Err(ImageError::Prepared)));

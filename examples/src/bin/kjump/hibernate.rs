@@ -94,7 +94,12 @@ pub(crate) fn jump() -> Result<()> {
 fn jump_there_and_back() -> Result<()> {
     say!("jumping to the saving kernel");
     report::drain();
-    Ok(kjump::jump()?)
+    match kjump::jump() {
+        // What became of the machine is to be told in any case.
+        Err(error @ Error::StillLoaded { .. }) => report::error(&error.into()),
+        jumped => jumped?,
+    }
+    Ok(())
 }
 
 /// `kjump hibernate`

@@ -10,11 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kjump::memory::image::{Codec, Options, Seal, Stream};
 use kjump::memory::{Classes, Counts, LeaveOut, Phases, Written};
-use kjump::{Sleeper, threads_for};
+use kjump::{CommandLine, ImageTarget, Sleeper, find_image, machine, threads_for};
 
 use crate::cli::{self, SaveFormat};
 use crate::patience;
 use crate::report::{self, say};
+use crate::role::Role;
 
 /// What is saved, and how.
 #[derive(Clone, Copy, Debug)]
@@ -207,10 +208,26 @@ fn tell_left_out(counts: Counts) {
 /// `kjump back`
 pub(crate) fn back() -> Result<Infallible> {
     let sleeper = Sleeper::find()?;
+    give_up_image(&sleeper)?;
     say!("jumping back");
     report::drain();
     patience::end();
     Ok(sleeper.jump_back()?)
+}
+
+/// An image of the machine that somebody has saved already would bring it back to where it is now, over all that it
+/// does from here on.
+fn give_up_image(sleeper: &Sleeper) -> Result<()> {
+    let line = machine::command_line()?;
+    let path = CommandLine::value(&line, Role::IMAGE_KEY).unwrap_or_default();
+    let id = sleeper.identity().id;
+    let Ok(path) = find_image(Path::new(path), id) else {
+        return Ok(());
+    };
+    if ImageTarget::give_up(&path, sleeper.identity())? {
+        say!("the image {id} on {} is given up", path.display());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
