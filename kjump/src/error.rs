@@ -473,6 +473,11 @@ fn same_memory_remedy(parameters: &[String]) -> String {
 }
 
 impl Error {
+    /// No machine jumped here.
+    pub const NO_ENTRY: Self = Self::NoSleeper {
+        what: "kexec_jump_back_entry= on the kernel command line",
+    };
+
     /// For `map_err`: an image in `path` that cannot be used.
     pub(crate) fn image(path: &std::path::Path) -> impl Fn(ImageError) -> Self {
         move |source| Self::Image {

@@ -78,6 +78,7 @@ mod spare;
 mod target;
 mod threads;
 pub mod volumes;
+mod way_back;
 
 pub use block_device::BlockDevice;
 pub use calibration::Calibration;
@@ -95,6 +96,7 @@ pub use resumption::{Check, Resumption};
 pub use sleeper::Sleeper;
 pub use target::{ImageTarget, Outcome, find_image};
 pub use threads::threads_for;
+pub use way_back::{WayBack, jump_back_unseen};
 
 #[doc(no_inline)]
 pub use kexec_image::{CommandLine, Kernel, LoadPlan, Machine, initramfs, window};

@@ -33,9 +33,7 @@ impl Sleeper {
     /// [`Error::NoSleeper`] if there is none, or [`Error::Core`] if its memory cannot be read.
     pub fn find() -> Result<Self, Error> {
         let jump_back =
-            CommandLine::jump_back_entry(&machine::command_line()?).ok_or(Error::NoSleeper {
-                what: "kexec_jump_back_entry= on the kernel command line",
-            })?;
+            CommandLine::jump_back_entry(&machine::command_line()?).ok_or(Error::NO_ENTRY)?;
         let jump = Jump {
             back: jump_back,
             layout: Layout::Raw,

@@ -628,6 +628,7 @@ fn loads_modules(boots: &[Transcript]) -> Result<()> {
 /// B refused, and it was B that did.
 fn came_back_unsaved(boots: &[Transcript]) -> Result<()> {
     shows(boots, 0, "nor any other block device holds the image")?;
+    shows(boots, 0, "(/proc/vmcore is missing)")?;
     shows(boots, 0, "kjump: jumping back")
 }
 

@@ -9,15 +9,11 @@ use std::process::Command;
 use kjump::protocol::Calls;
 use kjump::sys::KernelState;
 use kjump::{
-    CommandLine, Error, LoadPlan, PhysAddr, PhysRange, Protocol, chain, machine, memory_device,
-    open_memory,
+    CommandLine, Error, PhysAddr, Protocol, WayBack, chain, machine, memory_device, open_memory,
 };
 
 use crate::Failure;
 use crate::options::{Leave, Options};
-
-/// Size of the page that a jump-back entry lies in.
-const PAGE: u64 = 4096;
 
 /// Leaves as `leave` says. What returns is the status after a jump that came back.
 pub(crate) fn leave(
@@ -60,7 +56,7 @@ pub(crate) fn leave(
         Leave::JumpBack => {
             let plan = || match &back {
                 Some(back) => back.plan(),
-                None => Err(NO_ENTRY),
+                None => Err(Error::NO_ENTRY),
             };
             match protocol.jump_back(calls, plan) {
                 Ok(never) => match never {},
@@ -95,25 +91,6 @@ pub(crate) fn load_way_back(
         .map_err(|error| refused("load jump back kernel", error))
 }
 
-/// What leads back into the machine that jumped here.
-struct WayBack {
-    entry: PhysAddr,
-    /// What is in the page of the entry.
-    page: Vec<u8>,
-    /// The memory that this kernel has.
-    window: PhysRange,
-}
-
-impl WayBack {
-    fn plan(&self) -> Result<LoadPlan<'_>, Error> {
-        Ok(LoadPlan::returning(self.entry, &self.page, self.window)?)
-    }
-}
-
-const NO_ENTRY: Error = Error::NoSleeper {
-    what: "kexec_jump_back_entry= on the kernel command line",
-};
-
 /// The address to jump back to: the one that is given, or the one on this kernel's command line. 0 is
 /// none.
 fn entry(options: &Options) -> Option<PhysAddr> {
@@ -131,29 +108,11 @@ fn way_back(options: &Options) -> Result<WayBack, Failure> {
             "Please specify jump back entry in command line",
         ));
     };
-    find(entry, target(options)).map_err(|error| {
-        Failure::failed(format!("load jump back kernel failed: {}", chain(&error)))
-    })
-}
-
-fn find(entry: PhysAddr, target: &Path) -> Result<WayBack, Error> {
-    // Everything below 1 MiB may be in use, by this kernel's other CPUs for instance.
-    let window = machine::iomem()?
-        .ram()
-        .ranges()
-        .filter(|range| range.start().get() >= 1 << 20)
-        .max_by_key(|range| range.len())
-        .ok_or(Error::NoSleeper {
-            what: "memory of this kernel's own",
-        })?;
-    let page = PhysRange::from_len(entry.align_down(PAGE), PAGE)
-        .ok_or(kjump::memory::MemoryError::Absent { addr: entry })?;
-    let page = open_memory(target)?.read(page)?;
-    Ok(WayBack {
-        entry,
-        page,
-        window,
-    })
+    open_memory(target(options))
+        .and_then(|memory| WayBack::find(entry, memory.as_ref()))
+        .map_err(|error| {
+            Failure::failed(format!("load jump back kernel failed: {}", chain(&error)))
+        })
 }
 
 /// The device through which the memory of the machine that jumped here is read.

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use kjump::memory::image::ImageId;
 use kjump::sys::{RebootCommand, reboot};
-use kjump::{CommandLine, Restoration, Sleeper, find_image, in_place, machine, take_seal};
+use kjump::{
+    CommandLine, Error, Restoration, Sleeper, find_image, in_place, jump_back_unseen, machine,
+    take_seal,
+};
 use nix::mount::{MsFlags, mount};
 
 use crate::cli::SaveFormat;
@@ -87,7 +90,7 @@ fn play() -> Result<()> {
     match role {
         Role::Save => match Sleeper::find() {
             Ok(sleeper) => save_or_go_back(&sleeper, &line, &mut stopwatch),
-            Err(error) => Err(error.into()),
+            Err(error) => go_back_unseen(error),
         },
         Role::Restore => {
             let id = CommandLine::value(&line, Role::ID_KEY)
@@ -169,6 +172,15 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str, stopwatch: &mut Stopwatch) -> 
     patience::end();
     let never: Infallible = sleeper.jump_back()?;
     match never {}
+}
+
+/// Lets the machine go on that this kernel cannot see, because of `error`, and so cannot save.
+fn go_back_unseen(error: Error) -> Result<()> {
+    report::error(&error.into());
+    say!("jumping back");
+    report::drain();
+    patience::end();
+    match jump_back_unseen()? {}
 }
 
 /// What the command line says for `key`, if it says anything.
