@@ -1,13 +1,16 @@
 //! What runs inside the machines: static binaries, and initramfs archives made of them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use kexec_image::initramfs::{Archive, DeviceKind};
 
+use crate::lab::Tools;
 use crate::workspace;
 
 /// The one target that kexec jump exists on, as Rust names it.
@@ -84,6 +87,23 @@ pub(crate) fn initramfs(
         }
     }
     write(path, archive)
+}
+
+/// Adds programs that came with `tools` to the initramfs at `path`, in `/bin`, with the libraries that they need.
+pub(crate) fn add_programs(path: &Path, tools: &Tools, names: &[&str]) -> Result<()> {
+    let mut archive = Archive::new();
+    let mut libraries = BTreeMap::new();
+    for name in names {
+        archive.file(&format!("/bin/{name}"), 0o755, &read(&tools.program(name))?)?;
+        libraries.extend(tools.libraries(name)?);
+    }
+    for (place, library) in libraries {
+        archive.file(&place, 0o755, &read(&library)?)?;
+    }
+    // Archives that lie one behind the other are one initramfs.
+    let mut file = File::options().append(true).open(path)?;
+    file.write_all(&archive.finish())
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// Writes an initramfs to `path` with nothing but the guest's first process: for a machine that is

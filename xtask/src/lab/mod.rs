@@ -45,6 +45,7 @@ pub(crate) struct Lab {
     ovmf: (PathBuf, PathBuf),
     tools: OnceLock<Tools>,
     reference: OnceLock<Tools>,
+    storage: OnceLock<Tools>,
 }
 
 impl Lab {
@@ -87,6 +88,7 @@ impl Lab {
             ovmf,
             tools: OnceLock::new(),
             reference: OnceLock::new(),
+            storage: OnceLock::new(),
         })
     }
 
@@ -141,6 +143,16 @@ impl Lab {
         self.collection(&self.reference, &tools::REFERENCE)
     }
 
+    /// The programs that put disks together, fetched in the same way: those of LUKS, LVM, md and ext4. They are
+    /// for virtual machines only.
+    ///
+    /// # Errors
+    ///
+    /// If apt or the network fails.
+    pub(crate) fn storage(&self) -> Result<&Tools> {
+        self.collection(&self.storage, &tools::STORAGE)
+    }
+
     fn collection<'a>(
         &self,
         place: &'a OnceLock<Tools>,
@@ -171,7 +183,7 @@ impl Lab {
     }
 
     /// The directory that keeps what takes long to make. What others put there should have names that
-    /// do not begin with `kernel-`, `source-`, `tools-` or `reference-`.
+    /// do not begin with `kernel-`, `source-`, `tools-`, `reference-` or `storage-`.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
     }

@@ -6,6 +6,7 @@
 //!   tools that are about as new as a kernel can read its memory, so those of Debian 12 or 13 will not do.
 //! * [`REFERENCE`]: kexec-tools, to compare `kexec` with, and busybox, to run scripts in machines. They
 //!   run in virtual machines only.
+//! * [`STORAGE`]: the tools of LUKS, LVM, md and ext4, which set up disks in virtual machines only, too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,13 @@ pub(super) const REFERENCE: Collection = Collection {
     name: "reference",
     packages: &["busybox-static", "kexec-tools"],
     suites: &[&["bookworm"]],
+};
+
+/// The programs that put disks together, of the Debian that the default kernel is of.
+pub(super) const STORAGE: Collection = Collection {
+    name: "storage",
+    packages: &["cryptsetup-bin", "e2fsprogs", "lvm2", "mdadm"],
+    suites: &[&["trixie"]],
 };
 
 /// The dynamic loader, in the tools' directory.

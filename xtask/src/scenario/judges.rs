@@ -48,20 +48,26 @@ pub(super) const MODULE_FOR_OTHERS: &str = "x86_pkg_temp_thermal";
 /// another module failed.
 pub(super) fn loads_modules(boots: &[Transcript]) -> Result<()> {
     let failed = format!("kjump: cannot load module {MODULE_FOR_OTHERS}: ENODEV");
-    let next = ["kjump: saving", "kjump: restoring"];
-    for (number, (boot, next)) in boots.iter().zip(next).enumerate() {
-        let xfs = "kjump: loaded module xfs";
-        for (before, after) in [
-            (failed.as_str(), xfs),
-            ("kjump: loaded module exportfs", xfs),
-            (xfs, next),
-        ] {
-            ensure!(
-                boot.shows_in_order(before, after),
-                "boot {} did not say {before:?}, and then {after:?}",
-                number + 1
-            );
-        }
+    say_before_their_work(boots, &[&failed, "kjump: loaded module xfs"])?;
+    let needed = "kjump: loaded module exportfs";
+    say_before_their_work(boots, &[needed, "kjump: loaded module xfs"])
+}
+
+/// B, and then D, have loaded the driver of NVMe behind what it depends on, before they looked for their devices.
+pub(super) fn loads_nvme(boots: &[Transcript]) -> Result<()> {
+    let modules = ["nvme_core", "nvme"].map(|name| format!("kjump: loaded module {name}"));
+    say_before_their_work(boots, &modules.each_ref().map(String::as_str))
+}
+
+/// B, and then D, say `texts`, in this order, before they save and restore.
+fn say_before_their_work(boots: &[Transcript], texts: &[&str]) -> Result<()> {
+    let work = ["kjump: saving", "kjump: restoring"];
+    for (number, (boot, work)) in boots.iter().zip(work).enumerate() {
+        ensure!(
+            boot.shows_in_order(&[texts, &[work]].concat()),
+            "boot {} did not say {texts:?} in this order, and then {work:?}",
+            number + 1
+        );
     }
     Ok(())
 }
@@ -158,6 +164,21 @@ mod tests {
         assert!(!judged(&[&good, &[failed, other, d, xfs]]));
         assert!(!judged(&[&good, &[other, xfs, d]]));
         assert!(!judged(&[&good, &[d]]));
+    }
+
+    #[test]
+    fn the_driver_has_to_be_loaded_behind_what_it_needs() {
+        let (core, nvme) = (
+            "kjump: loaded module nvme_core",
+            "kjump: loaded module nvme",
+        );
+        let judged =
+            |b: &[&str], d: &[&str]| loads_nvme(&[Transcript::of(b), Transcript::of(d)]).is_ok();
+        let d = [core, nvme, "kjump: restoring"];
+        assert!(judged(&[core, nvme, "kjump: saving"], &d));
+        assert!(!judged(&[nvme, core, "kjump: saving"], &d));
+        assert!(!judged(&[core, "kjump: saving", nvme], &d));
+        assert!(!judged(&["kjump: saving"], &d));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::settings::{Secret, Settings};
 
 use super::judges::{
     MODULE_FOR_OTHERS, WRONG_KEY, chose_the_window, has_4_cpus, has_4_levels, has_5_levels,
-    leaves_out_what_is_free, loads_modules, restored_nothing, shows,
+    leaves_out_what_is_free, loads_modules, loads_nvme, restored_nothing, shows,
 };
 use super::{Scenario, freed, scenario, small};
 
@@ -24,6 +24,25 @@ pub(super) fn all() -> Vec<Scenario> {
             mapped: true,
             ..small()
         }),
+        scenario(
+            "loop-stacked",
+            "the loop with ext4 on LUKS, LVM and RAID, which only A has set up, with their own tools",
+            Course::Loop,
+        )
+        .on(Settings {
+            stacked: true,
+            ..small()
+        }),
+        scenario(
+            "loop-nvme",
+            "the loop on NVMe disks, whose driver is a module that B and D get by themselves",
+            Course::Loop,
+        )
+        .on(Settings {
+            nvme: true,
+            ..small()
+        })
+        .judged_by(loads_nvme),
         scenario(
             "loop-big",
             "the loop with 4 GiB, most of them full of random content",

@@ -46,5 +46,15 @@ pub(super) fn all() -> Vec<Scenario> {
             mapped: true,
             ..small()
         }),
+        scenario(
+            "stale-stacked",
+            "ext4 on LUKS, LVM and RAID, set up with their own tools: what is only opened does no harm, and each use \
+             is noticed on the disks that it was on, and on no others",
+            Course::SaveThen("stale-stacked"),
+        )
+        .on(Settings {
+            stacked: true,
+            ..small()
+        }),
     ]
 }
