@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -32,26 +31,21 @@ pub(crate) fn mount_kernel_file_systems() -> Result<()> {
     Ok(())
 }
 
-/// Loads the modules that the lab put there, if it did; those that need others are tried again.
+/// Loads the modules that the lab put there, if it did, in the order of their names.
 pub(crate) fn load_modules() -> Result<()> {
     let Ok(modules) = fs::read_dir("/modules") else {
         return Ok(());
     };
-    let mut left: Vec<_> = modules
+    let mut modules: Vec<_> = modules
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_>>()?;
-    loop {
-        let before = left.len();
-        left.retain(|path| {
-            let loaded =
-                File::open(path).map(|file| finit_module(&file, c"", ModuleInitFlags::empty()));
-            !matches!(loaded, Ok(Ok(()) | Err(Errno::EEXIST)))
-        });
-        if left.is_empty() || left.len() == before {
-            // What is not for this machine does not matter; a mount will tell.
-            return wait_for_nvme();
-        }
+    modules.sort_unstable();
+    for path in modules {
+        let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        // What is not for this machine does not matter; a mount will tell.
+        let _ = finit_module(&file, c"", ModuleInitFlags::empty());
     }
+    wait_for_nvme()
 }
 
 /// Waits until each controller of NVMe has a disk: they are looked for while other things go on.

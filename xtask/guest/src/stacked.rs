@@ -16,11 +16,12 @@ use crate::{console, machine, stale};
 const FIRST: usize = 3;
 
 /// The file systems, and what each is on.
-const SYSTEMS: [(&str, &str); 6] = [
+const SYSTEMS: [(&str, &str); 7] = [
     ("luks", "/dev/mapper/luks"),
     ("luks-lvm", "/dev/mapper/secret-linear"),
     ("linear", "/dev/mapper/group-linear"),
     ("striped", "/dev/mapper/group-striped"),
+    ("lvm-luks", "/dev/mapper/inner"),
     ("raid1", "/dev/md1"),
     ("raid5-lvm", "/dev/mapper/array-linear"),
 ];
@@ -64,10 +65,10 @@ impl Disks {
 pub(crate) fn set_up(seed: u64) -> Result<Vec<Disk>> {
     prepare()?;
     let disks = Disks::find()?;
-    luks_format("luks2", &disks.luks)?;
+    luks_format(&["--type=luks2"], &disks.luks)?;
     luks_open(&disks.luks, "luks")?;
 
-    luks_format("luks1", &disks.luks_lvm)?;
+    luks_format(&["--type=luks1"], &disks.luks_lvm)?;
     luks_open(&disks.luks_lvm, "pv")?;
     make_group("secret", &["/dev/mapper/pv"])?;
     lvm(&["lvcreate", "-y", "-n", "linear", "-l", "24", "secret"])?;
@@ -80,6 +81,12 @@ pub(crate) fn set_up(seed: u64) -> Result<Vec<Disk>> {
         "lvcreate", "-y", "-n", "striped", "-i", "2", "-l", "16", "group",
     ])?;
     lvm(&["lvextend", "-l", "+8", "group/linear", other])?;
+    // More than is left on either disk, and with headers that are smaller than usual.
+    lvm(&["lvcreate", "-y", "-n", "outer", "-l", "24", "group"])?;
+    let small = ["--luks2-metadata-size=16k", "--luks2-keyslots-size=256k"];
+    let outer = "/dev/mapper/group-outer";
+    luks_format(&[&["--type=luks2"][..], &small].concat(), outer)?;
+    luks_open(outer, "inner")?;
 
     let [one, other] = &disks.raid1;
     let mirror = ["--level=1", "--raid-devices=2", "--bitmap=internal"];
@@ -108,18 +115,18 @@ pub(crate) fn check(device: &str) -> Result<()> {
     run("e2fsck", &["-f", "-n", device])
 }
 
-/// Opens what A has set up and uses it, one after the other, and sees which uses are noticed, and where.
+/// Opens what A has set up, and uses one after the other, and sees which uses are noticed, and where.
 pub(crate) fn stale() -> Result<()> {
     prepare()?;
     let image = disk::image_disk()?;
-    kjump::run(&["resume", "--image", &image, "--kernel", KERNEL, "--dry-run"])?;
     let disks = Disks::find()?;
     let mut used = Used::default();
-
-    luks_open(&disks.luks, "luks")?;
+    open(&disks)?;
     used.are_found()?;
-    used.add("luks2", &[&disks.luks]);
+    kjump::run(&["resume", "--image", &image, "--kernel", KERNEL, "--dry-run"])?;
+
     use_system("luks")?;
+    used.add("luks2", &["luks"], &[&disks.luks]);
     used.are_found()?;
     // The doctor tells the rest, where others come first.
     stale::refused(&format!(
@@ -127,51 +134,68 @@ pub(crate) fn stale() -> Result<()> {
         disks.luks
     ))?;
 
-    luks_open(&disks.luks_lvm, "pv")?;
-    lvm(&["vgchange", "-ay", "secret"])?;
-    used.are_found()?;
-    used.add("luks1", &[&disks.luks_lvm]);
-    used.add("encrypted", &[&disks.luks_lvm]);
     use_system("luks-lvm")?;
+    used.add("luks1", &["luks-lvm"], &[&disks.luks_lvm]);
+    used.add("encrypted", &["luks-lvm"], &[&disks.luks_lvm]);
     used.are_found()?;
 
     let [one, other] = &disks.lvm;
-    lvm(&["vgchange", "-ay", "group"])?;
-    used.are_found()?;
-    for name in ["striped", "linear"] {
+    for (name, kind) in [
+        ("striped", "ext4"),
+        ("linear", "ext4"),
+        ("lvm-luks", "luks2"),
+    ] {
         use_system(name)?;
-        used.add("ext4", &[one, other]);
+        used.add(kind, &[name], &[one, other]);
         used.are_found()?;
     }
-    lvm(&["lvcreate", "-y", "-n", "more", "-l", "2", "group", one])?;
-    used.add("lvm", &[one]);
-    used.add("lvm", &[other]);
-    used.are_found()?;
-
-    let [one, other] = &disks.raid1;
-    let assemble = ["--assemble", "--readonly", "/dev/md1", one, other];
-    run("mdadm", &assemble)?;
-    used.are_found()?;
-    run("mdadm", &["--readwrite", "/dev/md1"])?;
-    use_system("raid1")?;
-    used.add("md", &[one]);
-    used.add("md", &[other]);
-    used.are_found()?;
-
-    let [one, two, three] = &disks.raid5;
-    let assemble = ["--assemble", "--readonly", "/dev/md5", one, two, three];
-    run("mdadm", &assemble)?;
-    lvm(&["vgchange", "-ay", "array"])?;
-    used.are_found()?;
-    run("mdadm", &["--readwrite", "/dev/md5"])?;
-    use_system("raid5-lvm")?;
-    for disk in [one, two, three] {
-        used.add("md", &[disk]);
+    lvm(&["lvcreate", "-y", "-n", "more", "-l", "2", "group"])?;
+    for disk in [one, other] {
+        used.add("lvm", &["linear", "striped", "lvm-luks"], &[disk]);
     }
-    used.are_found()
+    used.are_found()?;
+
+    for (array, name, members) in [
+        ("/dev/md1", "raid1", &disks.raid1[..]),
+        ("/dev/md5", "raid5-lvm", &disks.raid5),
+    ] {
+        run("mdadm", &["--readwrite", array])?;
+        use_system(name)?;
+        for disk in members {
+            used.add("md", &[name], &[disk]);
+        }
+        used.are_found()?;
+    }
+
+    // Mounted, which counts before all else.
+    for (name, device) in SYSTEMS {
+        disk::mount_ext4_at(device, &mount_point(name))?;
+    }
+    let output = doctor()?;
+    for (name, _) in SYSTEMS {
+        let point = mount_point(name);
+        let mounted =
+            format!("mounted at {point} here, and the sleeping machine has it mounted too");
+        ensure!(output.contains(&mounted), "not {mounted:?}: {output}");
+        umount2(point.as_str(), MntFlags::empty())?;
+    }
+    Ok(())
 }
 
-/// Mounts the file system of this name, which A is refused for, and writes to it.
+/// Opens all that A has set up, and writes to none of it.
+fn open(disks: &Disks) -> Result<()> {
+    luks_open(&disks.luks, "luks")?;
+    luks_open(&disks.luks_lvm, "pv")?;
+    for (array, members) in [("/dev/md1", &disks.raid1[..]), ("/dev/md5", &disks.raid5)] {
+        let mut arguments = vec!["--assemble", "--readonly", array];
+        arguments.extend(members.iter().map(String::as_str));
+        run("mdadm", &arguments)?;
+    }
+    lvm(&["vgchange", "-ay", "secret", "group", "array"])?;
+    luks_open("/dev/mapper/group-outer", "inner")
+}
+
+/// Mounts the file system of this name, and writes to it.
 fn use_system(name: &str) -> Result<()> {
     let mut systems = SYSTEMS.into_iter();
     let (_, device) = systems
@@ -181,12 +205,7 @@ fn use_system(name: &str) -> Result<()> {
     fs::create_dir_all(&point)?;
     disk::mount_ext4_at(device, &point)?;
     fs::write(format!("{point}/by-c"), "C was here")?;
-    let output = doctor()?;
-    let mounted =
-        format!("is mounted at {point} here, and the sleeping machine has it mounted too");
-    ensure!(output.contains(&mounted), "not {mounted:?}: {output}");
-    umount2(point.as_str(), MntFlags::empty())?;
-    Ok(())
+    Ok(umount2(point.as_str(), MntFlags::empty())?)
 }
 
 /// What the doctor says of the image.
@@ -195,13 +214,19 @@ fn doctor() -> Result<String> {
     Ok(kjump::try_run(&arguments, 0)?.output)
 }
 
-/// What was used of what the sleeping machine has: kinds of volumes, and the disks that each is on.
+/// What was used of what the sleeping machine has: kinds of volumes, the file systems that each is for, and the
+/// disks that it is on.
 #[derive(Default)]
 struct Used(Vec<String>);
 
 impl Used {
-    fn add(&mut self, kind: &str, disks: &[&str]) {
-        self.0.push(format!("{kind} on {}", disks.join(" and ")));
+    fn add(&mut self, kind: &str, systems: &[&str], disks: &[&str]) {
+        let points: Vec<String> = systems
+            .iter()
+            .map(|name| format!("mounted at {}", mount_point(name)))
+            .collect();
+        let (points, disks) = (points.join(", "), disks.join(" and "));
+        self.0.push(format!("{kind} on {disks} and {points}"));
     }
 
     /// Sees that the doctor finds just these, and that A is refused for want of none.
@@ -220,10 +245,11 @@ impl Used {
     }
 }
 
-/// What the doctor says that was written to, in a line of its own: `KIND UUID, here on DISKS and mounted at …`.
+/// What the doctor says that was written to, in a line of its own: `KIND UUID, here on DISKS and mounted at … in
+/// the sleeping machine, …`.
 fn volume(line: &str) -> Option<String> {
     let (name, place) = line.split_once(", here on ")?;
-    let (place, _) = place.split_once(" and mounted at ")?;
+    let (place, _) = place.split_once(" in the sleeping machine, was written to since")?;
     let kind = name.rsplit_once(": ")?.1.split(' ').next()?;
     Some(format!("{kind} on {place}"))
 }
@@ -235,15 +261,10 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-fn luks_format(kind: &str, disk: &str) -> Result<()> {
-    let kind = format!("--type={kind}");
+fn luks_format(how: &[&str], device: &str) -> Result<()> {
     let cheap = ["--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000"];
-    let arguments = [
-        &["luksFormat", "--batch-mode", &kind][..],
-        &cheap,
-        &[disk, KEY],
-    ]
-    .concat();
+    let format = ["luksFormat", "--batch-mode"];
+    let arguments = [&format[..], how, &cheap, &[device, KEY]].concat();
     run("cryptsetup", &arguments)
 }
 
@@ -303,7 +324,7 @@ mod tests {
                     sleeping machine, was written to since";
         assert_eq!(
             volume(line).as_deref(),
-            Some("ext4 on /dev/vdf and /dev/vdg")
+            Some("ext4 on /dev/vdf and /dev/vdg and mounted at /tmp/linear")
         );
         assert_eq!(volume("obstacle  ext4 5-6: it is not there"), None);
     }

@@ -1,5 +1,7 @@
 //! What must not be resumed is refused.
 
+use std::time::Duration;
+
 use crate::course::Course;
 use crate::settings::Settings;
 
@@ -55,6 +57,7 @@ pub(super) fn all() -> Vec<Scenario> {
         .on(Settings {
             stacked: true,
             ..small()
-        }),
+        })
+        .within(Duration::from_secs(300)),
     ]
 }
