@@ -30,7 +30,8 @@ const SYSTEMS: [(&str, &str); 7] = [
 const KEY: &str = "/tmp/luks-key";
 
 /// LVM asks nobody but the devices themselves.
-const LVM_CONFIG: &str = "devices { use_devicesfile=0 obtain_device_list_from_udev=0 external_device_info_source=\"none\" } \
+const LVM_CONFIG: &str = "devices { use_devicesfile=0 obtain_device_list_from_udev=0 \
+     external_device_info_source=\"none\" } \
      activation { udev_sync=0 udev_rules=0 monitoring=0 } backup { backup=0 archive=0 }";
 
 /// Where the file system of this name is mounted.
