@@ -1,14 +1,17 @@
 //! What runs inside the machines: static binaries, and initramfs archives made of them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use kexec_image::initramfs::{Archive, DeviceKind};
 
-use crate::workspace;
+use crate::lab::Tools;
+use crate::{depmod, workspace};
 
 /// The one target that kexec jump exists on, as Rust names it.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -60,7 +63,7 @@ pub(crate) fn binaries() -> Result<Binaries> {
 }
 
 /// Writes the initramfs of A and C to `path`: the guest's first process, the command under test, and
-/// the kernel that it is to boot; its modules too, if they are asked for.
+/// the kernel that it is to boot; its modules too, in the order in which they are to be loaded, if they are asked for.
 ///
 /// It is not compressed: an emulated CPU takes longer to inflate it than to copy it.
 pub(crate) fn initramfs(
@@ -75,15 +78,29 @@ pub(crate) fn initramfs(
     archive.file("/boot/bzImage", 0o644, &read(kernel)?)?;
     if modules {
         archive.directory("/modules", 0o755)?;
-        let folder = kernel.with_file_name("modules");
-        let listing = || format!("listing {}", folder.display());
-        for module in fs::read_dir(&folder).with_context(listing)? {
-            let path = module.with_context(listing)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            archive.file(&format!("/modules/{name}"), 0o644, &read(&path)?)?;
+        for (number, module) in depmod::modules(kernel)?.into_iter().enumerate() {
+            let place = format!("/modules/{number:02}-{}", module.file);
+            archive.file(&place, 0o644, &module.bytes)?;
         }
     }
     write(path, archive)
+}
+
+/// Adds programs that came with `tools` to the initramfs at `path`, in `/bin`, with the libraries that they need.
+pub(crate) fn add_programs(path: &Path, tools: &Tools, names: &[&str]) -> Result<()> {
+    let mut archive = Archive::new();
+    let mut libraries = BTreeMap::new();
+    for name in names {
+        archive.file(&format!("/bin/{name}"), 0o755, &read(&tools.program(name))?)?;
+        libraries.extend(tools.libraries(name)?);
+    }
+    for (place, library) in libraries {
+        archive.file(&place, 0o755, &read(&library)?)?;
+    }
+    // Archives that lie one behind the other are one initramfs.
+    let mut file = File::options().append(true).open(path)?;
+    file.write_all(&archive.finish())
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// Writes an initramfs to `path` with nothing but the guest's first process: for a machine that is

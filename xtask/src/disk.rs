@@ -132,6 +132,32 @@ pub(crate) fn create_kinds(folder: &Path) -> Result<Vec<PathBuf>> {
     .collect()
 }
 
+/// The programs with which the guest puts disks together, and makes and checks file systems on them.
+pub(crate) const STACKING: [&str; 5] = ["cryptsetup", "e2fsck", "lvm", "mdadm", "mkfs.ext4"];
+
+/// Makes empty disks for the guest to put together, as files in `folder`: in the order in which it looks for
+/// them.
+pub(crate) fn create_stacked(folder: &Path) -> Result<Vec<PathBuf>> {
+    [
+        ("luks", 40),
+        ("luks-lvm", 32),
+        ("lvm-1", 32),
+        ("lvm-2", 32),
+        ("raid1-1", 24),
+        ("raid1-2", 24),
+        ("raid5-1", 24),
+        ("raid5-2", 24),
+        ("raid5-3", 24),
+    ]
+    .into_iter()
+    .map(|(name, mib)| {
+        let path = folder.join(name);
+        create(&path, mib)?;
+        Ok(path)
+    })
+    .collect()
+}
+
 /// Fails unless the ext4 file system on `disk` is clean and without errors.
 pub(crate) fn check_ext4(disk: &Path) -> Result<()> {
     run(Command::new("e2fsck").arg("-fn").arg(disk)).map(drop)

@@ -24,6 +24,8 @@ pub(crate) struct Machine {
     pub(crate) platform: Platform,
     /// Disks, in the order in which the guest finds them.
     pub(crate) disks: Vec<PathBuf>,
+    /// Whether these are NVMe's, and not what the platform has.
+    pub(crate) nvme: bool,
     /// What is wrong with the second of them, where the image goes, or with one more.
     pub(crate) fault: Fault,
     /// Where QEMU listens for commands, if it is to.
@@ -163,6 +165,7 @@ impl Machine {
             };
             add(&["-drive", &drive]);
             let device = match self.platform {
+                _ if self.nvme => format!("nvme,drive=disk{number},serial=disk{number}"),
                 Platform::Bios => format!("virtio-blk-pci,drive=disk{number}"),
                 Platform::Uefi { .. } => format!("ide-hd,drive=disk{number},bus=ide.{number}"),
             };
@@ -229,6 +232,7 @@ mod tests {
             parallel: false,
             platform,
             disks: vec!["/a,b/data".into(), "/a,b/image".into()],
+            nvme: false,
             product: "lab",
             fault: Fault::None,
             control: None,
@@ -255,6 +259,28 @@ mod tests {
         let devices = values(&arguments, "-device");
         assert!(devices.ends_with(&["virtio-blk-pci,drive=disk0", "virtio-blk-pci,drive=disk1"]));
         assert_eq!(values(&arguments, "-append"), ["console=ttyS0 panic=-1"]);
+    }
+
+    #[test]
+    fn disks_of_nvme_are_no_others() {
+        for platform in [
+            Platform::Bios,
+            Platform::Uefi {
+                code: "/ovmf/code".into(),
+                variables: "/run/variables".into(),
+            },
+        ] {
+            let arguments = Machine {
+                nvme: true,
+                ..machine(platform)
+            }
+            .arguments();
+            let devices = values(&arguments, "-device");
+            assert!(devices.ends_with(&[
+                "nvme,drive=disk0,serial=disk0",
+                "nvme,drive=disk1,serial=disk1"
+            ]));
+        }
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(crate) struct Parts {
     /// Where they are; gone with this value.
     pub(crate) folder: TempDir,
     initramfs: PathBuf,
-    /// A's file system, the image, a disk that is too small for an image, and those with other kinds of
+    /// A's file system, the image, a disk that is too small for an image, and those for other kinds of
     /// file systems.
     pub(crate) disks: Vec<PathBuf>,
     platform: Platform,
@@ -206,10 +206,13 @@ impl Runner<'_> {
             &initramfs,
             self.binaries,
             self.lab.kernel(settings.kernel),
-            settings.kinds,
+            settings.kinds || settings.stacked || settings.nvme,
         )?;
-        if settings.modules.is_some() {
+        if settings.modules.is_some() || settings.nvme {
             depmod::install(&initramfs, self.lab.kernel(settings.kernel))?;
+        }
+        if settings.stacked {
+            build::add_programs(&initramfs, self.lab.storage()?, &disk::STACKING)?;
         }
         let data = path("data");
         if settings.mapped {
@@ -229,6 +232,9 @@ impl Runner<'_> {
         let mut disks = vec![data, image, small];
         if settings.kinds {
             disks.extend(disk::create_kinds(folder.path())?);
+        }
+        if settings.stacked {
+            disks.extend(disk::create_stacked(folder.path())?);
         }
         if let Course::Forged = run.scenario.course {
             // From the beginning: with other devices a machine has other memory.
@@ -273,6 +279,7 @@ impl Runner<'_> {
             format!("lab.keep_free={}", u8::from(settings.keep_free)),
             format!("lab.kinds={}", u8::from(settings.kinds)),
             format!("lab.mapped={}", u8::from(settings.mapped)),
+            format!("lab.stacked={}", u8::from(settings.stacked)),
             // An emulated timer may come late when the host is busy; the kernel's check of it would
             // panic then.
             "no_timer_check".to_owned(),
@@ -334,6 +341,7 @@ impl Runner<'_> {
             parallel: settings.parallel,
             platform: parts.platform.clone(),
             disks: parts.disks.clone(),
+            nvme: settings.nvme,
             product,
             fault,
             control: (matches!(boot.change, Change::Vanishes | Change::Nmi)

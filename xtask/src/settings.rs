@@ -42,6 +42,10 @@ pub(crate) struct Settings {
     pub(crate) kinds: bool,
     /// Whether its ext4 file system is on a mapped device, whose two pieces are on a disk the other way round.
     pub(crate) mapped: bool,
+    /// Whether it has disks besides with file systems on LUKS, LVM and RAID, which A sets up with their own tools.
+    pub(crate) stacked: bool,
+    /// Whether its disks are NVMe's, whose driver is a module.
+    pub(crate) nvme: bool,
     /// What the image is encrypted with, if it is.
     pub(crate) secret: Option<Secret>,
     /// Modules that B and D are to load, with what they depend on; with commas between them.
@@ -92,6 +96,8 @@ impl Default for Settings {
             keep_free: false,
             kinds: false,
             mapped: false,
+            stacked: false,
+            nvme: false,
             secret: None,
             modules: None,
         }
@@ -172,6 +178,8 @@ impl Overrides {
             keep_free: self.keep_free || settings.keep_free,
             kinds: settings.kinds,
             mapped: settings.mapped,
+            stacked: settings.stacked,
+            nvme: settings.nvme,
             secret: self.secret.or(settings.secret),
             modules: self.modules.or(settings.modules),
         }
@@ -231,6 +239,8 @@ mod tests {
                 keep_free: true,
                 kinds: false,
                 mapped: false,
+                stacked: false,
+                nvme: false,
                 secret: Some(Secret::Keyring),
                 modules: Some("xfs,vfat".to_owned()),
             })

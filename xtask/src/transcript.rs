@@ -64,10 +64,11 @@ impl Transcript {
         self.lines.iter().any(|line| line.text.contains(text))
     }
 
-    /// Whether some line has `first`, and a later one `then`.
-    pub(crate) fn shows_in_order(&self, first: &str, then: &str) -> bool {
+    /// Whether there are lines that have `texts`, in this order.
+    pub(crate) fn shows_in_order(&self, texts: &[&str]) -> bool {
         let mut lines = self.lines.iter();
-        lines.any(|line| line.text.contains(first)) && lines.any(|line| line.text.contains(then))
+        let mut follows = |text: &&str| lines.any(|line| line.text.contains(*text));
+        texts.iter().all(&mut follows)
     }
 
     /// All that the guest reported about `key`.

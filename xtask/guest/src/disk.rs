@@ -1,9 +1,9 @@
 //! An ext4 file system: a file half written, and one written past the page cache.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::content::{Content, PAGE_BYTES, PAGE_WORDS};
 use crate::witness::Witness;
-use crate::{console, machine, mapped};
+use crate::{console, machine, mapped, stacked};
 
 /// Where the file system is mounted.
 pub(crate) const MOUNT_POINT: &str = "/mnt";
@@ -24,7 +24,7 @@ const FIRST: u64 = 2 << 40;
 
 /// The disk with the ext4 file system, or what was set up of it.
 pub(crate) fn data_disk() -> Result<String> {
-    if Path::new(mapped::DEVICE).exists() {
+    if mapped::is_set_up() {
         return Ok(mapped::DEVICE.to_owned());
     }
     machine::disks()?.into_iter().next().context("no disk")
@@ -54,21 +54,42 @@ pub(crate) fn removable_disk() -> Result<String> {
         .context("no disk that can be taken out")
 }
 
-/// An ext4 file system on a disk of this machine's.
+/// An ext4 file system of this machine's.
 pub(crate) struct Disk {
+    /// A word for it.
+    name: &'static str,
     device: String,
+    /// Where it is mounted.
+    point: String,
+    /// Whether the lab sees what is on the disk; else it is checked here.
+    is_seen: bool,
     content: Content,
     rounds: u64,
     half_written: Option<File>,
 }
 
 impl Disk {
-    /// Mounts the file system.
+    /// Mounts the file system that is on a disk.
     pub(crate) fn mount(seed: u64) -> Result<Self> {
-        let device = data_disk()?;
-        mount_ext4(&device)?;
+        Self::mount_at(MOUNT_POINT, "disk", &data_disk()?, seed)
+    }
+
+    /// Mounts the file system `name` on `device`, which is made of disks.
+    pub(crate) fn mount_stacked(name: &'static str, device: &str, seed: u64) -> Result<Self> {
+        let point = stacked::mount_point(name);
+        fs::create_dir_all(&point)?;
+        let mut disk = Self::mount_at(&point, name, device, seed)?;
+        disk.is_seen = false;
+        Ok(disk)
+    }
+
+    fn mount_at(point: &str, name: &'static str, device: &str, seed: u64) -> Result<Self> {
+        mount_ext4_at(device, point)?;
         Ok(Self {
-            device,
+            name,
+            device: device.to_owned(),
+            point: point.to_owned(),
+            is_seen: true,
             content: Content::new(seed),
             rounds: 0,
             half_written: None,
@@ -76,7 +97,7 @@ impl Disk {
     }
 
     fn path(&self) -> PathBuf {
-        PathBuf::from(format!("{MOUNT_POINT}/file-{}", self.rounds))
+        PathBuf::from(format!("{}/file-{}", self.point, self.rounds))
     }
 
     fn half(&self, second: bool) -> Vec<u8> {
@@ -92,14 +113,14 @@ impl Disk {
         page
     }
 
-    fn open_direct() -> Result<File> {
+    fn open_direct(&self) -> Result<File> {
         OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .custom_flags(OFlag::O_DIRECT.bits())
-            .open(format!("{MOUNT_POINT}/direct"))
+            .open(format!("{}/direct", self.point))
             .context("opening a file with O_DIRECT")
     }
 }
@@ -110,7 +131,7 @@ struct DirectPage([u8; PAGE_WORDS * 8]);
 
 impl Witness for Disk {
     fn name(&self) -> &'static str {
-        "disk"
+        self.name
     }
 
     fn before(&mut self) -> Result<String> {
@@ -119,7 +140,7 @@ impl Witness for Disk {
         let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         file.write_all_at(&self.half(false), 0)?;
         self.half_written = Some(file);
-        Self::open_direct()?
+        self.open_direct()?
             .write_all_at(&self.direct_page().0, 0)
             .context("writing with O_DIRECT")?;
         Ok(format!("{} half written and not synced", path.display()))
@@ -127,7 +148,7 @@ impl Witness for Disk {
 
     fn verify(&mut self) -> Result<String> {
         let mut page = DirectPage([0; PAGE_BYTES]);
-        Self::open_direct()?
+        self.open_direct()?
             .read_exact_at(&mut page.0, 0)
             .context("reading with O_DIRECT")?;
         ensure!(
@@ -146,9 +167,12 @@ impl Witness for Disk {
         file.sync_all().context("fsync")?;
         drop(file);
         // Once more from the disk itself.
-        umount2(MOUNT_POINT, MntFlags::empty()).context("unmounting the disk")?;
+        umount2(self.point.as_str(), MntFlags::empty()).context("unmounting the disk")?;
         machine::write("/proc/sys/vm/drop_caches", "3")?;
-        mount_ext4(&self.device)?;
+        if !self.is_seen {
+            stacked::check(&self.device)?;
+        }
+        mount_ext4_at(&self.device, &self.point)?;
         let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         ensure!(
             bytes == [first, second].concat(),
@@ -156,7 +180,9 @@ impl Witness for Disk {
             path.display()
         );
         let crc32 = crc32fast::hash(&bytes);
-        console::report("file", &format!("/file-{} {crc32:08x}", self.rounds));
+        if self.is_seen {
+            console::report("file", &format!("/file-{} {crc32:08x}", self.rounds));
+        }
         Ok(format!("{} finished, crc32 {crc32:08x}", path.display()))
     }
 
@@ -172,22 +198,28 @@ impl Witness for Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         self.half_written = None;
-        if let Err(errno) = umount2(MOUNT_POINT, MntFlags::empty()) {
-            console::report("warning", &format!("unmounting the disk: {errno}"));
+        if let Err(errno) = umount2(self.point.as_str(), MntFlags::empty()) {
+            console::report("warning", &format!("unmounting {}: {errno}", self.name));
         }
     }
 }
 
+/// Mounts the ext4 file system on `device` where that of the disk is mounted.
 pub(crate) fn mount_ext4(device: &str) -> Result<()> {
+    mount_ext4_at(device, MOUNT_POINT)
+}
+
+pub(crate) fn mount_ext4_at(device: &str, point: &str) -> Result<()> {
     mount(
         Some(device),
-        MOUNT_POINT,
+        point,
         Some("ext4"),
         MsFlags::empty(),
         None::<&str>,
     )
     .with_context(|| format!("mounting {device}"))
 }
+
 /// Moves the first MiB of the device at `from` to that at `to`, so that it is no more where it was.
 pub(crate) fn move_start(from: &str, to: &str) -> Result<()> {
     let mut start = vec![0; 1 << 20];

@@ -1,10 +1,8 @@
 //! File systems of all kinds, and swap: A has them in use, and C uses them one after the other.
 
-use std::fs::{self, File};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
-use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::{console, disk, kjump, machine, swap};
@@ -20,25 +18,6 @@ fn disk_of(number: usize) -> Result<String> {
         .into_iter()
         .nth(FIRST + number)
         .context("a disk is missing")
-}
-
-/// Loads all modules that the lab put there; those that need others are tried again.
-fn load_modules() -> Result<()> {
-    let mut left: Vec<_> = fs::read_dir("/modules")?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
-    loop {
-        let before = left.len();
-        left.retain(|path| {
-            let loaded =
-                File::open(path).map(|file| finit_module(&file, c"", ModuleInitFlags::empty()));
-            !matches!(loaded, Ok(Ok(()) | Err(Errno::EEXIST)))
-        });
-        if left.is_empty() || left.len() == before {
-            // What is not for this machine does not matter; a mount will tell.
-            return Ok(());
-        }
-    }
 }
 
 fn mount_kind(kind: &str, number: usize) -> Result<String> {
@@ -58,7 +37,6 @@ fn mount_kind(kind: &str, number: usize) -> Result<String> {
 
 /// Mounts all of them, writes to each, and swaps on, as A does before it is saved.
 pub(crate) fn use_all() -> Result<()> {
-    load_modules()?;
     for (number, kind) in KINDS.into_iter().enumerate() {
         let point = mount_kind(kind, number)?;
         fs::write(format!("{point}/by-a"), "A was here")?;
@@ -68,7 +46,6 @@ pub(crate) fn use_all() -> Result<()> {
 
 /// Uses each of them, and sees that it is noticed then, and not before.
 pub(crate) fn stale() -> Result<()> {
-    load_modules()?;
     let image = disk::image_disk()?;
     kjump::run(&[
         "resume",

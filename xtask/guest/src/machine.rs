@@ -1,10 +1,13 @@
 //! The machine at large: file systems of the kernel's, power.
 
 use std::convert::Infallible;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 
@@ -26,6 +29,43 @@ pub(crate) fn mount_kernel_file_systems() -> Result<()> {
         .with_context(|| format!("mounting {kind} on {target}"))?;
     }
     Ok(())
+}
+
+/// Loads the modules that the lab put there, if it did, in the order of their names.
+pub(crate) fn load_modules() -> Result<()> {
+    let Ok(modules) = fs::read_dir("/modules") else {
+        return Ok(());
+    };
+    let mut modules: Vec<_> = modules
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    modules.sort_unstable();
+    for path in modules {
+        let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        // What is not for this machine does not matter; a mount will tell.
+        let _ = finit_module(&file, c"", ModuleInitFlags::empty());
+    }
+    wait_for_nvme()
+}
+
+/// Waits until each controller of NVMe has a disk: they are looked for while other things go on.
+fn wait_for_nvme() -> Result<()> {
+    let limit = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut controllers = 0;
+        for device in fs::read_dir("/sys/bus/pci/devices").context("listing PCI devices")? {
+            // Mass storage, non-volatile memory.
+            let class = read(device?.path().join("class"))?;
+            controllers += usize::from(class.starts_with("0x0108"));
+        }
+        let disks = disks()?;
+        let found = disks.iter().filter(|disk| disk.starts_with("/dev/nvme"));
+        if found.count() == controllers {
+            return Ok(());
+        }
+        ensure!(Instant::now() < limit, "not all disks of NVMe appear");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Writes out what file systems hold, and turns the machine off. Returns only when that failed.

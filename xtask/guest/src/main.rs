@@ -29,6 +29,7 @@ mod processors;
 mod refusals;
 mod roles;
 mod save;
+mod stacked;
 mod stale;
 mod swap;
 mod tmpfs;
@@ -68,6 +69,7 @@ fn first_process() -> ExitCode {
 
 fn play() -> Result<()> {
     machine::mount_kernel_file_systems()?;
+    machine::load_modules()?;
     let line = std::fs::read_to_string("/proc/cmdline").context("reading /proc/cmdline")?;
     let mut parameters = parameters::Parameters::parse(&line)?;
     if parameters.window.as_deref() == Some("kernel") {

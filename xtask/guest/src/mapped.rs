@@ -19,6 +19,9 @@ use crate::{console, machine};
 /// The device, when it is set up.
 pub(crate) const DEVICE: &str = "/dev/dm-0";
 
+/// The mapper's name for it.
+const NAME: &str = "lab";
+
 /// Size of `struct dm_ioctl`, and of a target with its words.
 const HEADER: usize = 312;
 const TARGET: usize = 40 + 64;
@@ -26,6 +29,11 @@ const TARGET: usize = 40 + 64;
 const CREATE: u64 = 3;
 const RESUME: u64 = 6;
 const LOAD: u64 = 9;
+
+/// Whether it is set up.
+pub(crate) fn is_set_up() -> bool {
+    machine::read("/sys/block/dm-0/dm/name").is_ok_and(|name| name.trim_end() == NAME)
+}
 
 /// Has the kernel put the device together.
 pub(crate) fn set_up() -> Result<()> {
@@ -72,7 +80,7 @@ fn request(number: u64, targets: u32, data: &[u8]) -> Result<()> {
     bytes[12..16].copy_from_slice(&((HEADER + data.len()) as u32).to_ne_bytes());
     bytes[16..20].copy_from_slice(&(HEADER as u32).to_ne_bytes());
     bytes[20..24].copy_from_slice(&targets.to_ne_bytes());
-    bytes[48..51].copy_from_slice(b"lab");
+    bytes[48..48 + NAME.len()].copy_from_slice(NAME.as_bytes());
     bytes.extend_from_slice(data);
     // `_IOWR(0xfd, number, struct dm_ioctl)`.
     let request = 3 << 30 | (HEADER as u64) << 16 | 0xfd << 8 | number;

@@ -39,6 +39,8 @@ pub(crate) struct Parameters {
     pub(crate) modules: Vec<String>,
     /// `lab.mapped`: whether the file system is on a mapped device, as 0 or 1.
     pub(crate) mapped: bool,
+    /// `lab.stacked`: whether there are disks to put together with tools, as 0 or 1.
+    pub(crate) stacked: bool,
     /// `lab.secret`: what the image is encrypted with, if it is.
     pub(crate) secret: Option<Secret>,
 }
@@ -95,6 +97,8 @@ pub(crate) enum Role {
     StaleKinds,
     /// C, which sets A's mapped device up and uses the file system on it.
     StaleMapped,
+    /// C, which puts A's disks together and uses one file system on them after the other.
+    StaleStacked,
     /// C, which must not resume A from forged images, nor must D.
     Forged,
     /// C, which resumes A although that failed too often.
@@ -127,7 +131,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role and its name on the command line.
-    const NAMES: [(&str, Self); 28] = [
+    const NAMES: [(&str, Self); 29] = [
         ("bounce", Self::Bounce),
         ("hibernate", Self::Hibernate),
         ("hibernate-in-place", Self::HibernateInPlace),
@@ -145,6 +149,7 @@ impl Role {
         ("resume-again", Self::ResumeAgain),
         ("stale-kinds", Self::StaleKinds),
         ("stale-mapped", Self::StaleMapped),
+        ("stale-stacked", Self::StaleStacked),
         ("save-full", Self::SaveFull),
         ("save-io-error", Self::SaveIoError),
         ("save-vanishes", Self::SaveVanishes),
@@ -185,6 +190,7 @@ impl Parameters {
             kinds: false,
             modules: Vec::new(),
             mapped: false,
+            stacked: false,
             secret: None,
         };
         let ours = line
@@ -219,6 +225,7 @@ impl Parameters {
                 "kinds" => parameters.kinds = switch(value).with_context(wrong)?,
                 "modules" => parameters.modules = value.split(',').map(str::to_owned).collect(),
                 "mapped" => parameters.mapped = switch(value).with_context(wrong)?,
+                "stacked" => parameters.stacked = switch(value).with_context(wrong)?,
                 "secret" => {
                     parameters.secret = Secret::NAMES
                         .into_iter()

@@ -17,7 +17,7 @@ use crate::parameters::{Parameters, Role};
 use crate::processors::Processors;
 use crate::tmpfs::TmpfsFile;
 use crate::witness::{self, Witness};
-use crate::{bench, console, key, kinds, kjump, machine, mapped, refusals, save, stale};
+use crate::{bench, console, key, kinds, kjump, machine, mapped, refusals, save, stacked, stale};
 
 /// How much of memory C keeps full of that, in percent. With more there would be no room for the next
 /// kernel.
@@ -49,6 +49,7 @@ pub(crate) fn play(parameters: &Parameters) -> Result<()> {
         Role::Forged => stale::forged(parameters),
         Role::StaleKinds => kinds::stale(),
         Role::StaleMapped => mapped::stale(),
+        Role::StaleStacked => stacked::stale(),
         Role::Recover => recover(parameters),
         Role::SaveFull => fail_and_hibernate(parameters, save::full),
         Role::SaveIoError => fail_and_hibernate(parameters, save::io_error),
@@ -287,6 +288,11 @@ fn witnesses(parameters: &Parameters) -> Result<Vec<Box<dyn Witness>>> {
     witnesses.push(Box::new(TmpfsFile::write(seed)?));
     witnesses.push(Box::new(Messages::start()?));
     witnesses.push(Box::new(Disk::mount(seed)?));
+    if parameters.stacked {
+        for disk in stacked::set_up(seed)? {
+            witnesses.push(Box::new(disk));
+        }
+    }
     witnesses.push(Box::new(Network::new(seed)));
     // After those that have the kernel do something.
     witnesses.push(Box::new(KernelLog::open()?));

@@ -267,6 +267,7 @@ impl Hibernated<'_> {
             parallel: self.guest.parallel,
             platform: Platform::Bios,
             disks: vec![self.disk.clone()],
+            nvme: false,
             fault: Fault::None,
             control: None,
             logs: None,

@@ -46,6 +46,7 @@ pub(crate) struct Lab {
     tools: OnceLock<Tools>,
     reference: OnceLock<Tools>,
     emulator: OnceLock<Tools>,
+    storage: OnceLock<Tools>,
 }
 
 impl Lab {
@@ -89,6 +90,7 @@ impl Lab {
             tools: OnceLock::new(),
             reference: OnceLock::new(),
             emulator: OnceLock::new(),
+            storage: OnceLock::new(),
         })
     }
 
@@ -152,6 +154,16 @@ impl Lab {
         self.collection(&self.emulator, &tools::EMULATOR)
     }
 
+    /// The programs that put disks together, fetched in the same way: those of LUKS, LVM, md and ext4. They are
+    /// for virtual machines only.
+    ///
+    /// # Errors
+    ///
+    /// If apt or the network fails.
+    pub(crate) fn storage(&self) -> Result<&Tools> {
+        self.collection(&self.storage, &tools::STORAGE)
+    }
+
     fn collection<'a>(
         &self,
         place: &'a OnceLock<Tools>,
@@ -182,7 +194,7 @@ impl Lab {
     }
 
     /// The directory that keeps what takes long to make. What others put there should have names that
-    /// do not begin with `kernel-`, `source-`, `tools-`, `reference-` or `emulator-`.
+    /// do not begin with `kernel-`, `source-`, `tools-`, `reference-`, `emulator-` or `storage-`.
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
     }

@@ -7,6 +7,7 @@
 //! * [`REFERENCE`]: kexec-tools, to compare `kexec` with, and busybox, to run scripts in machines. They
 //!   run in virtual machines only.
 //! * [`EMULATOR`]: a newer QEMU than that of Debian 12, for machines that encrypt.
+//! * [`STORAGE`]: the tools of LUKS, LVM, md and ext4, which set up disks in virtual machines only, too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,13 @@ pub(super) const REFERENCE: Collection = Collection {
 pub(super) const EMULATOR: Collection = Collection {
     name: "emulator",
     packages: &["qemu-system-x86"],
+    suites: &[&["trixie"]],
+};
+
+/// The programs that put disks together, of the Debian that the default kernel is of.
+pub(super) const STORAGE: Collection = Collection {
+    name: "storage",
+    packages: &["cryptsetup-bin", "e2fsprogs", "lvm2", "mdadm"],
     suites: &[&["trixie"]],
 };
 

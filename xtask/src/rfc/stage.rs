@@ -195,6 +195,7 @@ impl Stage<'_> {
             parallel: settings.parallel,
             platform: set.platform.clone(),
             disks: vec![set.disk.clone()],
+            nvme: false,
             fault: Fault::None,
             control: None,
             logs: None,
