@@ -1,6 +1,7 @@
 //! A look at all memory of a machine, for keys: from outside, while it stands still.
 //!
-//! Right before A jumps to B, the page is found that hands the key on, and with it the key. Whenever A goes
+//! Right before A jumps to B, the page is found that hands the key on, and with it the key. When D begins to
+//! restore, no key may be outside of the window: what C left is not written over yet. Whenever A goes
 //! on, because it was resumed or could not be saved, no key of any image so far may be anywhere: not in what
 //! A uses, nor in what is free, nor in what B, C and D left. Nor may what the key comes from, but where a kernel
 //! keeps it for whoever gave it: A's own does, and C's, whose memory is among what A has free then.
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use vmcore::elf::Core;
-use vmcore::image::{Header, Seal};
+use vmcore::image::{Header, Identity, Seal};
 use vmcore::{Memory, PhysAddr, ReadFile};
 
 use crate::control;
@@ -30,14 +31,17 @@ const KNOWN: &[u8] = b"Linux version ";
 enum Moment {
     /// A is about to jump to B.
     Leaving,
+    /// D has taken the key, and begins to restore.
+    Restoring,
     /// A goes on.
     Back,
 }
 
 impl Moment {
-    /// What A says then.
-    const MARKS: [(&str, Self); 3] = [
+    /// What A or D says then.
+    const MARKS: [(&str, Self); 4] = [
         ("kjump: jumping to the saving kernel", Self::Leaving),
+        (" to /dev/mem", Self::Restoring),
         ("kjump: resumed", Self::Back),
         ("kjump: the machine was not saved", Self::Back),
     ];
@@ -139,6 +143,7 @@ impl<'a> Lookout<'a> {
             let memory = Core::open(file).with_context(open)?;
             match moment {
                 Moment::Leaving => self.learn(&memory)?,
+                Moment::Restoring => self.search_outside(&memory)?,
                 Moment::Back => told.push(self.search(&memory)?),
             }
             fs::remove_file(&path)?;
@@ -169,6 +174,26 @@ impl<'a> Lookout<'a> {
             "the key that is handed on is not found"
         );
         self.seals.extend(new);
+        Ok(())
+    }
+
+    /// Searches memory outside of D's for the keys of all images so far.
+    fn search_outside(&self, memory: &impl Memory) -> Result<()> {
+        for seal in &self.seals {
+            let header = self.header(seal);
+            let header = header.context("no header of an image was seen")?;
+            let needles = keys::needles(seal, Some(&header))?;
+            let found = keys::find(memory, &needles)?;
+            for (places, needle) in found.iter().zip(&needles) {
+                let of_d = |place| {
+                    let Identity { window, low, .. } = &header.identity;
+                    window.contains(place) || low.get(place).is_some()
+                };
+                if let Some(place) = places.iter().find(|&&place| !of_d(place)) {
+                    bail!("when D begins to restore, {} is at {place}", needle.what);
+                }
+            }
+        }
         Ok(())
     }
 
