@@ -9,7 +9,7 @@ use kexec_image::{Boot, Kernel, LoadPlan, Machine};
 use vmcore::image::{Identity, Image, ImageError, Paging, Platform, Seal, VolumeState};
 
 use crate::handover::KeyPage;
-use crate::{BlockDevice, DeviceReader, Error, Moment, jump, same_memory, volumes};
+use crate::{BlockDevice, DeviceReader, Error, Moment, jump, same_memory, traces, volumes};
 
 /// How long a device may take to appear: whoever resumes does so early.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -219,6 +219,7 @@ impl<'a> Resumption<'a> {
             page.put(&seal)?;
         }
         image.forget_key();
+        traces::overwrite();
         // One that was resumed stays marked as that.
         if !again {
             mark_attempt(&image, &path)?;
