@@ -71,6 +71,18 @@ impl<'a> Resumption<'a> {
         seal: Option<Seal>,
         again: bool,
     ) -> Result<Self, Error> {
+        let opened = Self::open_sealed(machine, path, seal, again);
+        // Of a process that ends here the kernel keeps the registers.
+        traces::overwrite();
+        opened
+    }
+
+    fn open_sealed(
+        machine: &'a Machine,
+        path: &Path,
+        seal: Option<Seal>,
+        again: bool,
+    ) -> Result<Self, Error> {
         let (image, resumable) = examine(path, seal.as_ref())?;
         match resumable {
             Err(ImageError::Resumed) if again => {}
