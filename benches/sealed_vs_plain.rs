@@ -3,9 +3,8 @@
 //!
 //! Images are files on tmpfs, which saving writes anew, and which are in memory when they are restored. The
 //! target is a file on tmpfs that is mapped as `/dev/mem` would be. Those named `_free` are of a machine of whose
-//! memory only 40 % are filled: the restoring kernel fills all else with zeros if the image was encrypted, and
-//! leaves it alone if it was not. Both sides compress with LZ4, by as many
-//! threads as there are CPUs, and take turns. A line `pair NAME OURS THEIRS` has the seconds of each pair, ours
+//! memory only 40 % are filled: all else is left alone, whether the image was encrypted or not. Both sides
+//! compress with LZ4, by as many threads as there are CPUs, and take turns. A line `pair NAME OURS THEIRS` has the seconds of each pair, ours
 //! with encryption, and a line `protection NAME OURS THEIRS` what the threads took of that for encryption and
 //! for checksums, in seconds of each thread. `cargo xtask bench` reads both.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run shall stop")]
@@ -121,7 +120,7 @@ fn restore(path: &Path, seal: Option<&Seal>, target: &DevMem, threads: usize) ->
     let machine = image.identity().saved_memory();
     let plan = Plan {
         machine: &machine,
-        fill: seal.map(|_| 0),
+        fill: image.identity().free_fill,
     };
     restore_image(&image, plan, target, threads, &mut |_| {}).unwrap();
     took(started, image.protection_took(), threads)

@@ -9,7 +9,10 @@
 //! | initramfs | below the boot block |
 //! | boot block | trampoline, boot parameters, command line |
 //! | core headers | in whole pages that are reserved to the kernel; only when saving |
-//! | key | at the end, in a page that is reserved too; only of an image that is sealed |
+//! | key | at the end, in a page that is reserved too; only when saving to an image that is sealed |
+//!
+//! A jump swaps the page of the key with where that was loaded from. A plain kexec copies, and would leave the
+//! key where nobody knows. So who restores is told of a page of the kernel before, outside of all that is loaded.
 
 use vmcore::elf::{CoreHeaders, Load};
 use vmcore::image::{Identity, ImageId, Paging, Seal};
@@ -121,22 +124,29 @@ impl<'a> LoadPlan<'a> {
         allowed(machine, LoadPlan::new(Purpose::Save, entry, segments)?)
     }
 
-    /// A kernel that restores the sleeping one of `identity`. It is handed `seal`, if the image is sealed.
+    /// A kernel that restores the sleeping one of `identity`. It is told that the page at `key_page` hands the
+    /// key of the image on, if that is sealed. No part of the plan has the key.
     ///
     /// # Errors
     ///
-    /// [`PlanError`] that says what does not fit or cannot be.
+    /// [`PlanError`] that says what does not fit or cannot be; [`PlanError::KeyPage`] if that page is not in the
+    /// memory that the sleeping machine has besides window and low memory.
     pub fn restoring(
         machine: &Machine,
         identity: &Identity,
         boot: &Boot<'a>,
-        seal: Option<&Seal>,
+        key_page: Option<PhysAddr>,
     ) -> Result<Self, PlanError> {
         let mut cmdline = CommandLine::new();
-        let key = key_segment(identity.window, seal, &mut cmdline)?;
-        let end = below(identity.window, key.as_ref())?.end();
-        let (entry, mut segments) = assemble(machine, identity, boot, end, cmdline, None)?;
-        segments.extend(key);
+        if let Some(page) = key_page {
+            PhysRange::from_len(page, PAGE_SIZE)
+                .filter(|range| range.is_aligned(PAGE_SIZE))
+                .filter(|range| identity.saved_memory().covers(*range))
+                .ok_or(PlanError::KeyPage { page })?;
+            name_key_page(page, &mut cmdline);
+        }
+        let end = identity.window.end();
+        let (entry, segments) = assemble(machine, identity, boot, end, cmdline, None)?;
         let segments = cover(identity, segments)?;
         allowed(machine, LoadPlan::new(Purpose::Restore, entry, segments)?)
     }
@@ -150,12 +160,17 @@ fn key_segment(
 ) -> Result<Option<PlannedSegment<'static>>, PlanError> {
     let Some(seal) = seal else { return Ok(None) };
     let memory = tail(window, PAGE_SIZE, "the key")?;
-    cmdline.append(&format!("{KEY_PAGE_KEY}={:#x}", memory.start()));
+    name_key_page(memory.start(), cmdline);
     Ok(Some(PlannedSegment {
         what: PlannedSegment::KEY,
         memory,
         bytes: std::mem::take(&mut *seal.to_page()).into(),
     }))
+}
+
+/// Tells on `cmdline` that the key is in `page`.
+fn name_key_page(page: PhysAddr, cmdline: &mut CommandLine) {
+    cmdline.append(&format!("{KEY_PAGE_KEY}={page:#x}"));
 }
 
 /// What of `window` is below this segment at its end.

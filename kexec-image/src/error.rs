@@ -152,6 +152,14 @@ pub enum PlanError {
     /// There is no RAM below 1 MiB to start other CPUs with.
     #[error("the machine has no RAM below 1 MiB, which the loaded kernel needs")]
     NoLowMemory,
+    /// The page that is to hand a key on is where a kernel is loaded, or no page of the machine.
+    #[error(
+        "the key cannot be handed on at {page}: that is no page, or the restoring kernel is loaded there, or the sleeping machine has no memory there"
+    )]
+    KeyPage {
+        /// Where it begins.
+        page: PhysAddr,
+    },
     /// The page to return through is not what it must be.
     #[error("the jump-back entry {entry} cannot be right: {why}")]
     JumpBack {

@@ -12,6 +12,7 @@ use vmcore::PAGE_SIZE;
 use vmcore::image::{Seal, Volume};
 
 use crate::error::chain;
+use crate::handover::KeyPage;
 use crate::modules::{Index, Module, Need};
 use crate::{BlockDevice, Resumption, machine, volumes};
 
@@ -110,6 +111,7 @@ pub fn examine() -> Vec<Finding> {
     }
     findings.push(options(root));
     findings.push(drivers(root));
+    findings.push(encryption());
     findings
 }
 
@@ -322,6 +324,19 @@ fn drivers(root: &Path) -> Finding {
         all => format!("{names} need the modules {all}, which are there"),
     };
     Finding::good(CHECK, detail)
+}
+
+/// Could this kernel hand the key of an encrypted image to the one that restores it?
+fn encryption() -> Finding {
+    const CHECK: &str = "encryption";
+    match KeyPage::anywhere() {
+        Ok(_) => Finding::good(CHECK, "the key of an image can be handed on"),
+        Err(error) => Finding::warning(
+            CHECK,
+            chain(&error),
+            "images that are not encrypted can be resumed by this kernel, those that are cannot",
+        ),
+    }
 }
 
 /// The configuration of the running kernel, and where it was found.

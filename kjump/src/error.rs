@@ -1,7 +1,7 @@
 //! What can go wrong between two kernels.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kexec_image::PlanError;
 use krestore_core::RestoreError;
@@ -60,6 +60,27 @@ pub enum Error {
         /// Where it said that there is one.
         at: String,
     },
+    /// The kernel does not tell where pages of this process are.
+    #[error(
+        "{} cannot be read, which tells where the page is by which the key of an encrypted image is handed on: \
+         that takes a kernel with CONFIG_PROC_PAGE_MONITOR, and /proc mounted",
+        path.display()
+    )]
+    PageMap {
+        /// The file that would tell.
+        path: &'static Path,
+        /// What the reading met.
+        source: io::Error,
+    },
+    /// There is no page to hand a key on in.
+    #[error("the key of the encrypted image cannot be handed on: {why}")]
+    KeyPage {
+        /// What is wrong, and what can be done.
+        why: &'static str,
+    },
+    /// Memory cannot be had, or not be kept where it is.
+    #[error("there is no page of memory to hand the key of the encrypted image on in")]
+    Lock(#[source] io::Error),
     /// The core of the sleeping machine cannot be used.
     #[error("the memory of the sleeping machine cannot be read")]
     Core(#[from] CoreError),

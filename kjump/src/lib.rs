@@ -43,8 +43,8 @@
 //!
 //! * Nothing is jumped to that was not checked as a whole before.
 //! * A function that does not come back says so in its type.
-//! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound, and the instruction that
-//!   reads the time-stamp counter.
+//! * No `unsafe` here but the promise that a mapping of `/proc/vmcore` is sound, the instruction that
+//!   reads the time-stamp counter, and those that overwrite vector registers.
 
 /// The example in the README, so that it is compiled.
 #[cfg(doctest)]
@@ -77,6 +77,7 @@ mod sleeper;
 mod spare;
 mod target;
 mod threads;
+mod traces;
 pub mod volumes;
 mod way_back;
 

@@ -256,17 +256,10 @@ impl Restoration {
     }
 
     /// How the memory is restored that the machine had where it may be written.
-    ///
-    /// The kernel before left the key of a sealed image where it had loaded this one from: in memory that
-    /// the machine writes to, or has as free. So nothing of that is left as it is.
     fn plan<'a>(&self, machine: &'a RangeMap<()>) -> Plan<'a> {
-        let sealed = match &self.source {
-            Source::Image(image) => image.is_sealed(),
-            Source::Core(_) => false,
-        };
         Plan {
             machine,
-            fill: self.identity.free_fill.or(sealed.then_some(0)),
+            fill: self.identity.free_fill,
         }
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use kexec_image::{Boot, Kernel, LoadPlan, Machine};
 use vmcore::image::{Identity, Image, ImageError, Paging, Platform, Seal, VolumeState};
 
-use crate::{BlockDevice, DeviceReader, Error, Moment, jump, same_memory, volumes};
+use crate::handover::KeyPage;
+use crate::{BlockDevice, DeviceReader, Error, Moment, jump, same_memory, traces, volumes};
 
 /// How long a device may take to appear: whoever resumes does so early.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ pub struct Resumption<'a> {
     image: Image<DeviceReader>,
     again: bool,
     seal: Option<Seal>,
+    key_page: Option<KeyPage>,
 }
 
 /// What was found when one thing was looked at that must hold for an image to be resumed.
@@ -69,6 +71,18 @@ impl<'a> Resumption<'a> {
         seal: Option<Seal>,
         again: bool,
     ) -> Result<Self, Error> {
+        let opened = Self::open_sealed(machine, path, seal, again);
+        // Of a process that ends here the kernel keeps the registers.
+        traces::overwrite();
+        opened
+    }
+
+    fn open_sealed(
+        machine: &'a Machine,
+        path: &Path,
+        seal: Option<Seal>,
+        again: bool,
+    ) -> Result<Self, Error> {
         let (image, resumable) = examine(path, seal.as_ref())?;
         match resumable {
             Err(ImageError::Resumed) if again => {}
@@ -87,6 +101,7 @@ impl<'a> Resumption<'a> {
             image,
             again,
             seal,
+            key_page: None,
         })
     }
 
@@ -153,18 +168,20 @@ impl<'a> Resumption<'a> {
         }
     }
 
-    /// Plans the kernel that restores the image.
+    /// Plans the kernel that restores the image. For one that is sealed, a page is found that will hand the key
+    /// on; it stays empty until this kernel is [left](Self::leave).
     ///
     /// # Errors
     ///
-    /// [`Error::Plan`] that says what does not fit.
-    pub fn plan<'b>(&self, boot: &Boot<'b>) -> Result<LoadPlan<'b>, Error> {
-        Ok(LoadPlan::restoring(
-            self.machine,
-            self.image.identity(),
-            boot,
-            self.seal.as_ref(),
-        )?)
+    /// [`Error::Plan`] that says what does not fit; [`Error::PageMap`], [`Error::KeyPage`] or [`Error::Lock`] if no
+    /// page can hand a key on.
+    pub fn plan<'b>(&mut self, boot: &Boot<'b>) -> Result<LoadPlan<'b>, Error> {
+        let identity = self.image.identity();
+        if self.seal.is_some() && self.key_page.is_none() {
+            self.key_page = Some(KeyPage::beside(identity)?);
+        }
+        let key_page = self.key_page.as_ref().map(KeyPage::at);
+        Ok(LoadPlan::restoring(self.machine, identity, boot, key_page)?)
     }
 
     /// The devices that the kernel that restores the image looks at: the image's, and those that the machine
@@ -194,20 +211,27 @@ impl<'a> Resumption<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Kexec`] if the kernel refused, [`Error::Mark`] if the image cannot be marked.
+    /// [`Error::Kexec`] if the kernel refused, [`Error::KeyPage`] if it moved the page that is to hand the key on,
+    /// before the image is marked; [`Error::Mark`] if that cannot be.
     pub fn leave(self, plan: LoadPlan<'_>) -> Result<Infallible, Error> {
         jump::load(&plan)?;
-        // What is loaded has the key now. What this program had of it is zeroed.
         drop(plan);
         let Self {
             path,
             mut image,
             again,
             seal,
+            mut key_page,
             machine: _,
         } = self;
-        drop(seal);
+        // Whoever makes room in memory moves pages, and leaves what they had where they were. So the key comes
+        // last, when all is loaded and written. What else this program had of it is zeroed.
+        nix::unistd::sync();
+        if let (Some(page), Some(seal)) = (&mut key_page, seal) {
+            page.put(&seal)?;
+        }
         image.forget_key();
+        traces::overwrite();
         // One that was resumed stays marked as that.
         if !again {
             mark_attempt(&image, &path)?;

@@ -6,7 +6,7 @@ use hkdf::Hkdf;
 use memchr::memmem::Finder;
 use sha2::Sha256;
 use vmcore::image::{Header, Kdf, Seal};
-use vmcore::{Memory, PageClass, PhysAddr, PhysRange};
+use vmcore::{Memory, PAGE_SIZE, PageClass, PhysAddr, PhysRange};
 
 use crate::settings;
 
@@ -135,6 +135,37 @@ pub(crate) fn find(memory: &impl Memory, needles: &[Needle]) -> Result<Vec<Vec<P
     Ok(found)
 }
 
+/// What a kernel has before a key in its keyring: two words for when it is freed, and the length in two bytes
+/// and zeros or anything (`struct user_key_payload` in `include/keys/user-type.h`).
+const PAYLOAD: u64 = 24;
+
+/// Whether [`KEY`], which is in `memory` at `place`, is what a kernel itself keeps of it: the one page of a file
+/// that is not longer, or the one object of its allocator that has a key of its keyring.
+pub(crate) fn is_kept(
+    memory: &impl Memory,
+    secret: settings::Secret,
+    place: PhysAddr,
+) -> Result<bool> {
+    Ok(match secret {
+        settings::Secret::KeyFile => {
+            let mut page = vec![0; PAGE_SIZE as usize];
+            memory.read(place.align_down(PAGE_SIZE), &mut page)?;
+            page.starts_with(KEY) && page[KEY.len()..].iter().all(|&byte| byte == 0)
+        }
+        settings::Secret::Keyring => {
+            // `kmalloc` gives objects of a power of two bytes, at multiples of that (its documentation in
+            // `include/linux/slab.h`).
+            let object = (PAYLOAD + KEY.len() as u64).next_power_of_two();
+            let at = place.align_down(object);
+            let mut head = [0; PAYLOAD as usize];
+            memory.read(at, &mut head)?;
+            place.offset_from(at) == Some(PAYLOAD)
+                && head[16..18] == u16::try_from(KEY.len())?.to_le_bytes()
+        }
+        settings::Secret::Passphrase => false,
+    })
+}
+
 /// The seals that are handed on in pages of `memory`.
 pub(crate) fn seals(memory: &impl Memory) -> Result<Vec<Seal>> {
     let magic = [Needle::new("a page that hands a key on", b"KJUMPKEY")];
@@ -188,6 +219,38 @@ mod tests {
         let found = find(&memory(&bytes), &needles).unwrap();
         let expected = places.map(|at| PhysAddr::new(0x10_0000 + at as u64));
         assert_eq!(found, [expected.to_vec(), Vec::new()]);
+    }
+
+    /// What a kernel keeps is told from a copy that a program left, wherever that is.
+    #[test]
+    fn only_what_a_kernel_keeps_is_kept() {
+        let page = |at: usize, before: &[u8], after: u8| {
+            let mut page = vec![0; 4096];
+            page[at - before.len()..at].copy_from_slice(before);
+            page[at..at + KEY.len()].copy_from_slice(KEY);
+            page[at + KEY.len()] = after;
+            page
+        };
+        let kept = |secret, page: &[u8], at: usize| {
+            let place = PhysAddr::new(0x10_0000 + at as u64);
+            is_kept(&memory(page), secret, place).unwrap()
+        };
+        let file = settings::Secret::KeyFile;
+        assert!(kept(file, &page(0, &[], 0), 0));
+        assert!(!kept(file, &page(0, &[], 1), 0));
+        assert!(!kept(file, &page(64, &[], 0), 64));
+        assert!(!kept(file, &page(8, b"KJUMPKEY", 0), 8));
+        let keyring = settings::Secret::Keyring;
+        let len = [32, 0, 0, 0, 0, 0, 0, 0];
+        assert!(kept(keyring, &page(64 + 24, &len, 0), 64 + 24));
+        assert!(!kept(
+            keyring,
+            &page(64 + 24, &[31, 0, 0, 0, 0, 0, 0, 0], 0),
+            64 + 24
+        ));
+        assert!(!kept(keyring, &page(64 + 32, &len, 0), 64 + 32));
+        assert!(!kept(keyring, &page(24, &[], 0), 24));
+        assert!(!kept(settings::Secret::Passphrase, &page(0, &[], 0), 0));
     }
 
     /// A page that hands a key on is found, and in it the key; in zeros there is none.

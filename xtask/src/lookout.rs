@@ -1,8 +1,10 @@
 //! A look at all memory of a machine, for keys: from outside, while it stands still.
 //!
-//! Right before A jumps to B, the page is found that hands the key on, and with it the key. Whenever A goes
+//! Right before A jumps to B, the page is found that hands the key on, and with it the key. When D begins to
+//! restore, no key may be outside of the window: what C left is not written over yet. Whenever A goes
 //! on, because it was resumed or could not be saved, no key of any image so far may be anywhere: not in what
-//! A uses, nor in what is free, nor in what B, C and D left.
+//! A uses, nor in what is free, nor in what B, C and D left. Nor may what the key comes from, but where a kernel
+//! keeps it for whoever gave it: A's own does, and C's, whose memory is among what A has free then.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,11 +16,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use vmcore::elf::Core;
-use vmcore::image::{Header, Seal};
-use vmcore::{Memory, PAGE_SIZE, PhysAddr, ReadFile};
+use vmcore::image::{Header, Identity, Seal};
+use vmcore::{Memory, PhysAddr, ReadFile};
 
 use crate::control;
-use crate::keys::{self, KEY, MISTYPED, Needle};
+use crate::keys::{self, KEY, MISTYPED, Needle, PASSPHRASE};
 use crate::settings::Secret;
 
 /// What every kernel has in its memory.
@@ -29,18 +31,24 @@ const KNOWN: &[u8] = b"Linux version ";
 enum Moment {
     /// A is about to jump to B.
     Leaving,
+    /// D has taken the key, and begins to restore.
+    Restoring,
     /// A goes on.
     Back,
 }
 
 impl Moment {
-    /// What A says then.
-    const MARKS: [(&str, Self); 3] = [
+    /// What A or D says then.
+    const MARKS: [(&str, Self); 4] = [
         ("kjump: jumping to the saving kernel", Self::Leaving),
+        (" to /dev/mem", Self::Restoring),
         ("kjump: resumed", Self::Back),
         ("kjump: the machine was not saved", Self::Back),
     ];
 }
+
+/// What C says when it is about to be left for D.
+const RESUMING: &str = "kjump: jumping to the restoring kernel";
 
 /// Headers of images that are sealed, by the bytes of their ids.
 type Headers = BTreeMap<[u8; 16], Header>;
@@ -59,6 +67,8 @@ pub(crate) struct Lookout<'a> {
     folder: &'a Path,
     /// What memory held in this boot.
     dumps: Vec<(Moment, PathBuf)>,
+    /// How many kernels were given the key in this boot, and left.
+    left: usize,
     /// What the image had so far.
     headers: Arc<Mutex<Headers>>,
     /// As long as this is there, somebody looks.
@@ -90,6 +100,7 @@ impl<'a> Lookout<'a> {
             image,
             folder,
             dumps: Vec::new(),
+            left: 0,
             headers,
             _looking: looking,
             seals: Vec::new(),
@@ -98,6 +109,9 @@ impl<'a> Lookout<'a> {
 
     /// Hears what the machine says, and takes its memory if this is the moment.
     pub(crate) fn hear(&mut self, line: &str) -> Result<()> {
+        if line.contains(RESUMING) {
+            self.left += 1;
+        }
         let moment = Moment::MARKS.iter().find(|(mark, _)| line.contains(mark));
         if let Some(&(_, moment)) = moment {
             let dump = self.folder.join(format!("memory-{}", self.dumps.len()));
@@ -129,10 +143,13 @@ impl<'a> Lookout<'a> {
             let memory = Core::open(file).with_context(open)?;
             match moment {
                 Moment::Leaving => self.learn(&memory)?,
+                Moment::Restoring => self.search_outside(&memory)?,
                 Moment::Back => told.push(self.search(&memory)?),
             }
             fs::remove_file(&path)?;
         }
+        // Memory does not outlast the power.
+        self.left = 0;
         Ok(told)
     }
 
@@ -160,15 +177,35 @@ impl<'a> Lookout<'a> {
         Ok(())
     }
 
+    /// Searches memory outside of D's for the keys of all images so far.
+    fn search_outside(&self, memory: &impl Memory) -> Result<()> {
+        for seal in &self.seals {
+            let header = self.header(seal);
+            let header = header.context("no header of an image was seen")?;
+            let needles = keys::needles(seal, Some(&header))?;
+            let found = keys::find(memory, &needles)?;
+            for (places, needle) in found.iter().zip(&needles) {
+                let of_d = |place| {
+                    let Identity { window, low, .. } = &header.identity;
+                    window.contains(place) || low.get(place).is_some()
+                };
+                if let Some(place) = places.iter().find(|&&place| !of_d(place)) {
+                    bail!("when D begins to restore, {} is at {place}", needle.what);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Searches memory for the keys of all images so far.
     fn search(&self, memory: &impl Memory) -> Result<String> {
         ensure!(!self.seals.is_empty(), "no key is known to look for");
         let mut needles = vec![
             Needle::new("what every kernel has", KNOWN),
             Needle::new("the key of A's owner", KEY),
+            Needle::new("the passphrase of A's owner", PASSPHRASE.as_bytes()),
             Needle::new("a passphrase that was mistyped", MISTYPED.as_bytes()),
         ];
-        let owners = needles.len();
         for seal in &self.seals {
             let header = self.header(seal);
             let header = header.context("no header of an image was seen")?;
@@ -177,7 +214,7 @@ impl<'a> Lookout<'a> {
         let found = keys::find(memory, &needles)?;
         ensure!(!found[0].is_empty(), "nothing is found");
         let mut wrong = Vec::new();
-        for (places, needle) in found.iter().zip(&needles).skip(owners - 1) {
+        for (places, needle) in found.iter().zip(&needles).skip(2) {
             for place in places {
                 wrong.push(format!("{} at {place}", needle.what));
             }
@@ -193,30 +230,19 @@ impl<'a> Lookout<'a> {
         ))
     }
 
-    /// Where the key of A's owner is among `places`, besides where that keeps it.
+    /// Where the key of A's owner is among `places`, besides where kernels keep it.
     fn misplaced(&self, memory: &impl Memory, places: &[PhysAddr]) -> Result<Vec<PhysAddr>> {
         let mut kept = 0;
         let mut misplaced = Vec::new();
         for &place in places {
-            let is_kept = match self.secret {
-                // A page of a file that is not longer than that.
-                Secret::KeyFile => {
-                    let mut page = vec![0; PAGE_SIZE as usize];
-                    memory.read(place.align_down(PAGE_SIZE), &mut page)?;
-                    page.starts_with(KEY) && page[KEY.len()..].iter().all(|&byte| byte == 0)
-                }
-                Secret::Keyring => true,
-                Secret::Passphrase => false,
-            };
-            if is_kept && kept == 0 {
+            if keys::is_kept(memory, self.secret, place)? && kept <= self.left {
                 kept += 1;
             } else {
                 misplaced.push(place);
             }
         }
-        let expected = usize::from(self.secret != Secret::Passphrase);
         ensure!(
-            kept == expected,
+            (kept > 0) == (self.secret != Secret::Passphrase),
             "the key of A's owner is not found where it is kept"
         );
         Ok(misplaced)

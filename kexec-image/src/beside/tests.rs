@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use vmcore::elf::Core;
-use vmcore::image::Platform;
+use vmcore::image::{Platform, Secret};
 use vmcore::{IoMem, Memory as _, MemoryKind, ReadAt};
 
 use super::*;
@@ -115,6 +115,7 @@ proptest! {
         low in prop::collection::vec((any::<u64>(), any::<u64>()), 0..4),
         memory in prop::collection::vec((any::<u64>(), any::<u64>(), 0..9u32), 0..6),
         align in any::<bool>(),
+        key_page in prop::option::of(any::<u64>()),
     ) {
         let file = sample(5000);
         let kernel = Kernel::parse(&file).unwrap();
@@ -134,9 +135,74 @@ proptest! {
         }
         let boot = Boot { kernel: &kernel, initramfs: &[1; 100], append: "" };
         let _ = identity.saved_memory();
-        let _ = LoadPlan::restoring(&machine, &identity, &boot, None);
+        let _ = LoadPlan::restoring(&machine, &identity, &boot, key_page.map(PhysAddr::new));
         let _ = LoadPlan::saving(&machine, &identity, &boot, None);
     }
+}
+
+proptest! {
+    /// Where a kernel is loaded nothing is left of what a page had before.
+    #[test]
+    fn the_page_of_a_key_is_where_nothing_is_loaded(number in 0..0x15_0000u64, odd in prop_oneof![9 => Just(0), 1 => 1..PAGE_SIZE]) {
+        let file = sample(5000);
+        let kernel = Kernel::parse(&file).unwrap();
+        let machine = machine();
+        let window = window::choose(&machine.iomem, None, &kernel, window::Request::default()).unwrap();
+        let identity = identity(&machine, window);
+        let boot = Boot { kernel: &kernel, initramfs: &[5; 100], append: "" };
+        let page = PhysAddr::new(number * PAGE_SIZE + odd);
+        let range = PhysRange::from_len(page, PAGE_SIZE).unwrap();
+        match LoadPlan::restoring(&machine, &identity, &boot, Some(page)) {
+            Ok(plan) => {
+                prop_assert!(machine.iomem.ram().covers(range));
+                prop_assert!(plan.segments().iter().all(|segment| !segment.memory.overlaps(range)));
+                prop_assert_eq!(CommandLine::key_page(&cmdline(&plan)), Ok(Some(page)));
+            }
+            Err(error) => {
+                let is_refused = matches!(error, PlanError::KeyPage { page: refused } if refused == page);
+                prop_assert!(is_refused, "{error}");
+                prop_assert!(odd > 0 || !identity.saved_memory().covers(range));
+            }
+        }
+    }
+}
+
+/// The key is in one segment for a kernel that saves, and in none for one that restores.
+#[test]
+fn only_a_kernel_that_saves_is_loaded_with_the_key() {
+    let file = sample(5000);
+    let kernel = Kernel::parse(&file).unwrap();
+    let machine = machine();
+    let window = window::choose(&machine.iomem, None, &kernel, window::Request::default()).unwrap();
+    let identity = identity(&machine, window);
+    let boot = Boot {
+        kernel: &kernel,
+        initramfs: &[5; 100],
+        append: "",
+    };
+    let secret = Secret::key((0..32).collect()).unwrap();
+    let seal = Seal::new(&secret, identity.id).unwrap();
+    let with_key = |plan: &LoadPlan<'_>| {
+        let halves = seal.key.bytes().chunks(16);
+        let holds = |bytes: &[u8]| {
+            let mut found = halves.clone();
+            found.any(|half| bytes.windows(half.len()).any(|window| window == half))
+        };
+        let segments = plan.segments().iter();
+        segments.filter(|segment| holds(&segment.bytes)).count()
+    };
+    let saving = LoadPlan::saving(&machine, &identity, &boot, Some(&seal)).unwrap();
+    assert_eq!(with_key(&saving), 1);
+    let page = CommandLine::key_page(&cmdline(&saving)).unwrap().unwrap();
+    let handed = bytes_at(&saving, page.get(), PAGE_SIZE);
+    assert_eq!(
+        Seal::from_page(&handed).unwrap().key.bytes(),
+        seal.key.bytes()
+    );
+
+    let page = Some(PhysAddr::new(0x1_0000_0000));
+    let restoring = LoadPlan::restoring(&machine, &identity, &boot, page).unwrap();
+    assert_eq!(with_key(&restoring), 0);
 }
 
 fn saving_plan(check: impl FnOnce(&LoadPlan<'_>, &Identity)) {

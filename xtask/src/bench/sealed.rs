@@ -41,8 +41,7 @@ const MEMORY: [(Contents, &str); 3] = [
     (Contents::Random, "all of it incompressible"),
     (
         Contents::Free,
-        "compressible 2:1, and beside it 768 MiB that are free, which are filled with zeros when an encrypted image is \
-         restored",
+        "compressible 2:1, and beside it 768 MiB that are free, which are left alone, encrypted or not",
     ),
 ];
 

@@ -16,7 +16,7 @@ pub(crate) fn run(resume: &cli::Resume, measure: &Measure) -> Result<()> {
     let departure = departure(measure);
     let machine = machine::read()?;
     let seal = resume.key.to_read(&resume.image)?;
-    let resumption = Resumption::open_with(&machine, &resume.image, seal, resume.force_again)?;
+    let mut resumption = Resumption::open_with(&machine, &resume.image, seal, resume.force_again)?;
     let identity = resumption.image().identity();
     say!("image accepted: {} ({})", identity.release, identity.id);
 
