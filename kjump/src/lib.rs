@@ -97,6 +97,7 @@ pub use resumption::{Check, Resumption};
 pub use sleeper::Sleeper;
 pub use target::{ImageTarget, Outcome, find_image};
 pub use threads::threads_for;
+pub use traces::overwrite as overwrite_traces;
 pub use way_back::{WayBack, jump_back_unseen};
 
 #[doc(no_inline)]

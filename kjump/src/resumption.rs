@@ -71,18 +71,6 @@ impl<'a> Resumption<'a> {
         seal: Option<Seal>,
         again: bool,
     ) -> Result<Self, Error> {
-        let opened = Self::open_sealed(machine, path, seal, again);
-        // Of a process that ends here the kernel keeps the registers.
-        traces::overwrite();
-        opened
-    }
-
-    fn open_sealed(
-        machine: &'a Machine,
-        path: &Path,
-        seal: Option<Seal>,
-        again: bool,
-    ) -> Result<Self, Error> {
         let (image, resumable) = examine(path, seal.as_ref())?;
         match resumable {
             Err(ImageError::Resumed) if again => {}
@@ -219,9 +207,9 @@ impl<'a> Resumption<'a> {
         let Self {
             path,
             mut image,
-            again,
             seal,
             mut key_page,
+            again: _,
             machine: _,
         } = self;
         // Whoever makes room in memory moves pages, and leaves what they had where they were. So the key comes
@@ -232,10 +220,7 @@ impl<'a> Resumption<'a> {
         }
         image.forget_key();
         traces::overwrite();
-        // One that was resumed stays marked as that.
-        if !again {
-            mark_attempt(&image, &path)?;
-        }
+        mark_attempt(&image, &path)?;
         jump::leave()
     }
 
@@ -245,7 +230,7 @@ impl<'a> Resumption<'a> {
     }
 }
 
-/// Marks `image`, which is at `path`, with one attempt more.
+/// Marks `image`, which is at `path`, with one attempt more. One that was resumed stays marked as that.
 fn mark_attempt(image: &Image<DeviceReader>, path: &Path) -> Result<(), Error> {
     let file = OpenOptions::new().write(true).open(path);
     file.and_then(|file| image.mark_attempt(&file))

@@ -8,9 +8,10 @@ use std::time::Duration;
 use zeroize::Zeroize;
 
 /// Overwrites what was left by what was called before and has returned: on the stack of this thread, and in
-/// the vector registers, which the kernel keeps in its own memory whenever it runs something else.
+/// the vector registers, which the kernel keeps in its own memory whenever it runs something else, and after the end
+/// of the process. For programs that have handled a [`Seal`](vmcore::image::Seal), when that is dropped.
 #[inline(never)]
-pub(crate) fn overwrite() {
+pub fn overwrite() {
     /// More than reading an image takes.
     const DEPTH: usize = 256 << 10;
 

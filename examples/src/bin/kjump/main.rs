@@ -39,7 +39,10 @@ fn main() -> ExitCode {
     let measure = Measure::start();
     let cli = Cli::parse();
     cli.check();
-    match run(cli.verb, &measure) {
+    let done = run(cli.verb, &measure);
+    // Of a process that has ended, its kernel keeps registers and stack until something else is there.
+    kjump::overwrite_traces();
+    match done {
         Ok(code) => code,
         Err(error) => {
             report::error(&error);
