@@ -457,7 +457,7 @@ pub enum Error {
     },
     /// The image could not be marked as resumed.
     #[error(
-        "the image in {} cannot be marked as resumed, so it must not be: it could be resumed twice",
+        "the image in {} cannot be marked, so it must not be resumed, for it could be twice; see to the device, and try again",
         path.display()
     )]
     Mark {

@@ -212,7 +212,7 @@ impl<S: ReadAt> Iterator for Batches<'_, S> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut batch: Vec<Entry> = Vec::new();
-        let mut len = 0;
+        let mut len = 0_u64;
         loop {
             let entry = match self.next.take().map(Ok).or_else(|| self.index.next()) {
                 None if batch.is_empty() => return None,
@@ -224,8 +224,8 @@ impl<S: ReadAt> Iterator for Batches<'_, S> {
             let follows = batch
                 .last()
                 .is_none_or(|last| last.chunk.range().end() == range.start());
-            if batch.is_empty() || (follows && len + range.len() <= self.longest) {
-                len += range.len();
+            if batch.is_empty() || (follows && len.saturating_add(range.len()) <= self.longest) {
+                len = len.saturating_add(range.len());
                 batch.push(entry);
             } else {
                 self.next = Some(entry);
