@@ -90,8 +90,9 @@ pub(crate) fn compare_engines() -> Result<Vec<Comparison>> {
 /// Compares both halves, with memory of these contents.
 pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparison; 2]> {
     let (guest, place) = bench.setting(contents)?;
+    let emulator = bench.lab.emulator()?;
     let bed = Bed {
-        emulator: Some(bench.lab.emulator()?),
+        emulator: Some(emulator),
         ..bench.bed(&place)
     };
     let sealed = Way::KjumpSealed(bench.arguments.codec.clone());
@@ -106,10 +107,11 @@ pub(crate) fn compare(bench: &Bench<'_>, contents: Contents) -> Result<[Comparis
     let notes = |what: &str| {
         format!(
             "{what}: {}. Ours is encrypted with a key file, theirs is not and has checksums; all else is the same. \
-             The CPU is emulated, and so are its instructions for AES, each by some hundred of the host's: \
+             The CPU is emulated, by QEMU {}, with a call of a function for each of its instructions for AES: \
              save_sealed_vs_plain and restore_sealed_vs_plain have a real one. What saving and restoring took of \
              the time is told, and what all threads together took of that for encryption, or for checksums; {}.",
             contents.describe(),
+            emulator.version("qemu-system-x86").unwrap_or_default(),
             terms(&guest, &place)
         )
     };
