@@ -7,8 +7,8 @@ use kexec_sys::KernelState;
 use vmcore::PhysAddr;
 use vmcore::image::Identity;
 
-use crate::Error;
 use crate::protocol::{self, Protocol, RunningKernel};
+use crate::{Error, arrays};
 
 /// Jumps from this machine to the saving kernel that is loaded, and returns when that, or the kernel
 /// that restored this one, jumped back. File systems are synced before.
@@ -25,6 +25,7 @@ pub fn jump() -> Result<(), Error> {
         return Err(Error::NothingLoaded);
     }
     nix::unistd::sync();
+    arrays::settle();
     Protocol::Mainline.jump_to(&mut RunningKernel)
 }
 

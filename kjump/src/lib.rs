@@ -51,6 +51,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod arrays;
 mod block_device;
 mod calibration;
 mod clock;
