@@ -120,6 +120,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_registers_held_is_gone() {
+        let left: u64;
+        // SAFETY: the instruction writes a register that the compiler is told of.
+        unsafe { asm!("movq xmm15, {}", in(reg) 0x1234_5678_9abc_def0_u64, out("xmm15") _) };
+        overwrite_registers();
+        // SAFETY: the instruction reads a vector register and writes one that the compiler has chosen for it.
+        unsafe { asm!("movq {}, xmm15", out(reg) left) };
+        assert_eq!(left, u64::MAX);
+    }
+
+    #[test]
     fn nothing_else_is_overwritten() {
         let numbers: Vec<f64> = (0..64).map(f64::from).collect();
         let sum: f64 = numbers.iter().sum();

@@ -1,6 +1,5 @@
 //! As process 1 of a kernel that saves or restores: the role on its command line, and nothing else.
 
-use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -88,8 +87,9 @@ fn play() -> Result<()> {
     let role = Role::from_command_line(&line)
         .ok_or_else(|| anyhow!("no role: {}=save|restore|back is missing", Role::KEY))?;
     match role {
-        Role::Save => match Sleeper::find() {
-            Ok(sleeper) => save_or_go_back(&sleeper, &line, &mut stopwatch),
+        Role::Save | Role::Back => match Sleeper::find() {
+            Ok(sleeper) if role == Role::Save => save_or_go_back(&sleeper, &line, &mut stopwatch),
+            Ok(sleeper) => match save::jump_back(&sleeper)? {},
             Err(error) => go_back_unseen(error),
         },
         Role::Restore => {
@@ -101,7 +101,6 @@ fn play() -> Result<()> {
             let restoration = restore::open_by_id(&find(&line, id)?, id, again)?;
             restore::restore_memory(restoration, verify, stopwatch)
         }
-        Role::Back => match save::back()? {},
         Role::Resume => {
             let restoration = open_in_place(&line)?;
             let identity = restoration.identity();
@@ -167,11 +166,7 @@ fn save_or_go_back(sleeper: &Sleeper, line: &str, stopwatch: &mut Stopwatch) -> 
     {
         report::error(&error.into());
     }
-    say!("jumping back");
-    report::drain();
-    patience::end();
-    let never: Infallible = sleeper.jump_back()?;
-    match never {}
+    match save::jump_back(sleeper)? {}
 }
 
 /// Lets the machine go on that this kernel cannot see, because of `error`, and so cannot save.

@@ -208,7 +208,15 @@ fn tell_left_out(counts: Counts) {
 /// `kjump back`
 pub(crate) fn back() -> Result<Infallible> {
     let sleeper = Sleeper::find()?;
-    give_up_image(&sleeper)?;
+    // That the machine goes on counts for more, and it looks for itself.
+    if let Err(error) = give_up_image(&sleeper) {
+        report::error(&error);
+    }
+    jump_back(&sleeper)
+}
+
+/// Lets the machine go on.
+pub(crate) fn jump_back(sleeper: &Sleeper) -> Result<Infallible> {
     say!("jumping back");
     report::drain();
     patience::end();
@@ -219,7 +227,9 @@ pub(crate) fn back() -> Result<Infallible> {
 /// does from here on.
 fn give_up_image(sleeper: &Sleeper) -> Result<()> {
     let line = machine::command_line()?;
-    let path = CommandLine::value(&line, Role::IMAGE_KEY).unwrap_or_default();
+    let Some(path) = CommandLine::value(&line, Role::IMAGE_KEY) else {
+        return Ok(());
+    };
     let id = sleeper.identity().id;
     let Ok(path) = find_image(Path::new(path), id) else {
         return Ok(());
