@@ -170,42 +170,34 @@ proptest! {
 /// The key is in one segment for a kernel that saves, and in none for one that restores.
 #[test]
 fn only_a_kernel_that_saves_is_loaded_with_the_key() {
-    let file = sample(5000);
-    let kernel = Kernel::parse(&file).unwrap();
-    let machine = machine();
-    let window = window::choose(&machine.iomem, None, &kernel, window::Request::default()).unwrap();
-    let identity = identity(&machine, window);
-    let boot = Boot {
-        kernel: &kernel,
-        initramfs: &[5; 100],
-        append: "",
-    };
-    let secret = Secret::key((0..32).collect()).unwrap();
-    let seal = Seal::new(&secret, identity.id).unwrap();
-    let with_key = |plan: &LoadPlan<'_>| {
-        let halves = seal.key.bytes().chunks(16);
-        let holds = |bytes: &[u8]| {
-            let mut found = halves.clone();
-            found.any(|half| bytes.windows(half.len()).any(|window| window == half))
+    with_boot(|machine, identity, boot| {
+        let secret = Secret::key((0..32).collect()).unwrap();
+        let seal = Seal::new(&secret, identity.id).unwrap();
+        let with_key = |plan: &LoadPlan<'_>| {
+            let halves = seal.key.bytes().chunks(16);
+            let holds = |bytes: &[u8]| {
+                let mut found = halves.clone();
+                found.any(|half| bytes.windows(half.len()).any(|window| window == half))
+            };
+            let segments = plan.segments().iter();
+            segments.filter(|segment| holds(&segment.bytes)).count()
         };
-        let segments = plan.segments().iter();
-        segments.filter(|segment| holds(&segment.bytes)).count()
-    };
-    let saving = LoadPlan::saving(&machine, &identity, &boot, Some(&seal)).unwrap();
-    assert_eq!(with_key(&saving), 1);
-    let page = CommandLine::key_page(&cmdline(&saving)).unwrap().unwrap();
-    let handed = bytes_at(&saving, page.get(), PAGE_SIZE);
-    assert_eq!(
-        Seal::from_page(&handed).unwrap().key.bytes(),
-        seal.key.bytes()
-    );
+        let saving = LoadPlan::saving(machine, identity, boot, Some(&seal)).unwrap();
+        assert_eq!(with_key(&saving), 1);
+        let page = CommandLine::key_page(&cmdline(&saving)).unwrap().unwrap();
+        let handed = bytes_at(&saving, page.get(), PAGE_SIZE);
+        assert_eq!(
+            Seal::from_page(&handed).unwrap().key.bytes(),
+            seal.key.bytes()
+        );
 
-    let page = Some(PhysAddr::new(0x1_0000_0000));
-    let restoring = LoadPlan::restoring(&machine, &identity, &boot, page).unwrap();
-    assert_eq!(with_key(&restoring), 0);
+        let page = Some(PhysAddr::new(0x1_0000_0000));
+        let restoring = LoadPlan::restoring(machine, identity, boot, page).unwrap();
+        assert_eq!(with_key(&restoring), 0);
+    });
 }
 
-fn saving_plan(check: impl FnOnce(&LoadPlan<'_>, &Identity)) {
+fn with_boot(check: impl FnOnce(&Machine, &Identity, &Boot<'_>)) {
     let file = sample(3_000_000);
     let kernel = Kernel::parse(&file).unwrap();
     let machine = machine();
@@ -216,8 +208,14 @@ fn saving_plan(check: impl FnOnce(&LoadPlan<'_>, &Identity)) {
         initramfs: &[5; 10_000],
         append: "console=ttyS0",
     };
-    let plan = LoadPlan::saving(&machine, &identity, &boot, None).unwrap();
-    check(&plan, &identity);
+    check(&machine, &identity, &boot);
+}
+
+fn saving_plan(check: impl FnOnce(&LoadPlan<'_>, &Identity)) {
+    with_boot(|machine, identity, boot| {
+        let plan = LoadPlan::saving(machine, identity, boot, None).unwrap();
+        check(&plan, identity);
+    });
 }
 
 /// The boot parameters lie on the page behind the trampoline.
